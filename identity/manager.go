@@ -50,13 +50,14 @@ type ManagerConfig struct {
 // While it lives, one goroutine owned by [Manager.Run] fetches and renews its
 // SVID:
 //
-//	          Acquire                    half of its life is over, or Rotate
-//	             |                     +----------------------------+
-//	             v          ok         |                            |
-//	         fetching --------------> current                       |
-//	           ^   |                   (a failed renewal leaves it  |
-//	 back-off  |   | error              current until it expires)   |
-//	           +---+ <----------------------------------------------+
+//	                       ok
+//	Acquire --> fetching ------> current
+//	            ^  ^  | error       | half its life is over, or Rotate
+//	            |  |  v             |
+//	            | back-off          |
+//	            +-------------------+
+//
+// A failed renewal leaves the SVID in use until it expires.
 //
 // All methods may be called concurrently.
 type Manager struct {

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/tls"
 	"slices"
 	"strings"
@@ -12,6 +13,8 @@ import (
 const (
 	// clientIdle is how long a client configuration is kept unused.
 	clientIdle = 10 * time.Minute
+	// handshakeWait bounds the wait of a handshake for an SVID.
+	handshakeWait = 5 * time.Second
 	// maxClients bounds the client configurations of one identity.
 	maxClients = 1024
 )
@@ -25,7 +28,8 @@ type clientConfig struct {
 // ServerTLS returns the configuration of a server that is id: TLS 1.3, ALPN
 // h2, a client SVID of the manager's trust domains required. It presents
 // whatever SVID is current at each handshake, so it serves across rotations;
-// a handshake before the first SVID waits for it until its context ends.
+// a handshake before the first SVID waits for it, for 5 s or three quarters of
+// the time its context leaves.
 // The configuration is shared and must not be changed.
 func (m *Manager) ServerTLS(id spiffeid.ID) *tls.Config {
 	m.mu.Lock()
@@ -110,11 +114,7 @@ func (m *Manager) sweepClients(now time.Time) {
 func (m *Manager) newServerConfig(id spiffeid.ID) *tls.Config {
 	cfg := baseConfig()
 	cfg.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		got, err := m.get(hello.Context(), id)
-		if err != nil {
-			return nil, err
-		}
-		return got.cert, nil
+		return m.present(hello.Context(), id)
 	}
 	// The chain is verified in verifyClient: crypto/tls knows one pool of
 	// roots, SPIFFE one per trust domain.
@@ -126,11 +126,7 @@ func (m *Manager) newServerConfig(id spiffeid.ID) *tls.Config {
 func (m *Manager) newClientConfig(id spiffeid.ID, expect []spiffeid.ID) *tls.Config {
 	cfg := baseConfig()
 	cfg.GetClientCertificate = func(req *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		got, err := m.get(req.Context(), id)
-		if err != nil {
-			return nil, err
-		}
-		return got.cert, nil
+		return m.present(req.Context(), id)
 	}
 	// Not a weakening: it switches off the check of a DNS name against the
 	// system's roots. VerifyConnection is always called, and is the check.
@@ -139,6 +135,23 @@ func (m *Manager) newClientConfig(id spiffeid.ID, expect []spiffeid.ID) *tls.Con
 		return m.verifyServer(cs, expect)
 	}
 	return cfg
+}
+
+// present returns the certificate for a handshake whose context is ctx. It
+// gives up before ctx does: a handshake whose context has ended reports that
+// and nothing else, and the reason there is no certificate would be lost.
+func (m *Manager) present(ctx context.Context, id spiffeid.ID) (*tls.Certificate, error) {
+	wait := handshakeWait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)*3/4)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	got, err := m.get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return got.cert, nil
 }
 
 func baseConfig() *tls.Config {

@@ -19,13 +19,13 @@ var (
 	// ErrNoCertificate: the peer presented none.
 	ErrNoCertificate = errors.New("peer presented no certificate")
 	// ErrNotSVID: its leaf is not an X.509-SVID.
-	ErrNotSVID = errors.New("peer's certificate is not an X.509-SVID")
+	ErrNotSVID = errors.New("certificate is not an X.509-SVID")
 	// ErrForeignTrustDomain: its trust domain is not one of ours.
 	ErrForeignTrustDomain = errors.New("peer is of a foreign trust domain")
 	// ErrExpired: the leaf, or a certificate it depends on, is not valid now.
-	ErrExpired = errors.New("peer's certificate is expired or not yet valid")
+	ErrExpired = errors.New("certificate is expired or not yet valid")
 	// ErrUntrusted: no chain leads to a root of its trust domain.
-	ErrUntrusted = errors.New("peer's certificate is not signed by a root of its trust domain")
+	ErrUntrusted = errors.New("certificate is not signed by a root of its trust domain")
 	// ErrUnexpectedPeer: the certificate is good and not who was dialled.
 	ErrUnexpectedPeer = errors.New("peer is not who was expected")
 )
@@ -102,11 +102,11 @@ func verifyChain(certs []*x509.Certificate, bundles x509bundle.Source, now time.
 		if c == nil {
 			c = leaf
 		}
-		which := "certificate"
+		which := "that of"
 		if !c.Equal(leaf) {
-			which = "issuer's certificate"
+			which = "that of the issuer of"
 		}
-		return spiffeid.ID{}, fmt.Errorf("%w: %s of %s is valid from %s to %s and it is now %s; check the renewal on the peer's node and both clocks",
+		return spiffeid.ID{}, fmt.Errorf("%w: %s %s is valid from %s to %s and it is now %s; check the renewal where it comes from, and both clocks",
 			ErrExpired, which, id, stamp(c.NotBefore), stamp(c.NotAfter), stamp(now))
 	}
 	return spiffeid.ID{}, fmt.Errorf("%w: %s: %w", ErrUntrusted, id, err)
