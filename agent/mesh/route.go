@@ -55,19 +55,3 @@ type Hop struct {
 	// Waypoint says that the peer is a waypoint of the destination.
 	Waypoint bool
 }
-
-// Delivery is the decision about one inbound tunnel: where in the pod it goes.
-type Delivery struct {
-	Dst netip.AddrPort
-	// Service is set when the authority named a service.
-	Service *Service
-}
-
-// InboundError is the refusal of an inbound tunnel. Status is the HTTP status
-// for the peer: 400 for an authority that no retry makes right, 503 for one
-// that this workload cannot serve now.
-type InboundError struct {
-	Status    int
-	Authority string
-	Reason    string
-}

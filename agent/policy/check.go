@@ -2,8 +2,12 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/adit-mesh/adit/identity"
 )
 
 // Connection is what a policy can see of a connection.
@@ -19,23 +23,90 @@ type Connection struct {
 	Destination netip.AddrPort
 }
 
-// Decision says whether a connection may go on, and why.
-type Decision struct {
-	Allowed bool
-	// Policy is the "namespace/name" of the policy that decided. It is empty
-	// when no single policy did.
-	Policy string
-	// Reason is for the operator who asks why.
-	Reason string
-	// DryRun reports the policies that are not enforced: those that matched,
-	// and the ALLOW policies whose enforcement would refuse the connection.
-	DryRun []DryRun
+// subject is a Connection taken apart, once for all the policies of a Set.
+type subject struct {
+	principal          string // without the scheme; "" = nobody
+	namespace, account string // "" = nobody, or an ID of another shape
+	src, dst           netip.Addr
+	port               uint16
 }
 
-// DryRun is what a policy would have done had it been enforced.
-type DryRun struct {
-	Policy  string // "namespace/name"
-	Action  Action
-	Matched bool // false: an ALLOW policy that would have let it fall to refusal
-	Reason  string
+func newSubject(c Connection) subject {
+	s := subject{
+		src:  plain(c.SourceAddr),
+		dst:  plain(c.Destination.Addr()),
+		port: c.Destination.Port(),
+	}
+	if !c.Source.IsZero() {
+		s.principal = strings.TrimPrefix(c.Source.String(), "spiffe://")
+		s.namespace, s.account, _ = identity.ParseWorkloadID(c.Source)
+	}
+	return s
+}
+
+// plain gives an address the one form in which CIDRs are compared: sockets
+// that serve both families report IPv4 peers as mapped, link-local ones with
+// a zone.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// match returns the number, from 1, of the first rule that matches.
+func (c *Compiled) match(s *subject) (rule int, ok bool) {
+	for i, r := range c.rules {
+		if r.match(s) {
+			return i + 1, true
+		}
+	}
+	return 0, false
+}
+
+func (r compiledRule) match(s *subject) bool {
+	for _, clause := range r {
+		if !matchClause(clause, s) {
+			return false
+		}
+	}
+	return true
+}
+
+func matchClause(clause []compiledMatch, s *subject) bool {
+	for i := range clause {
+		if clause[i].match(s) {
+			return true
+		}
+	}
+	return len(clause) == 0
+}
+
+func (m *compiledMatch) match(s *subject) bool {
+	if m.never {
+		return false
+	}
+	// Cheapest first; the kinds are a conjunction, so the order is free.
+	if len(m.destinationPorts) > 0 && !hasPort(m.destinationPorts, s.port) {
+		return false
+	}
+	if hasPort(m.notDestinationPorts, s.port) {
+		return false
+	}
+	if m.namespaces.n > 0 && !m.namespaces.has(s.namespace) || m.notNamespaces.has(s.namespace) {
+		return false
+	}
+	if len(m.accounts) > 0 && !m.accounts.has(s.namespace, s.account) || m.notAccounts.has(s.namespace, s.account) {
+		return false
+	}
+	if m.principals.n > 0 && !m.principals.has(s.principal) || m.notPrincipals.has(s.principal) {
+		return false
+	}
+	if m.sources.n > 0 && !m.sources.has(s.src) || m.notSources.has(s.src) {
+		return false
+	}
+	if m.destinations.n > 0 && !m.destinations.has(s.dst) || m.notDestinations.has(s.dst) {
+		return false
+	}
+	return true
+}
+
+func hasPort(sorted []uint16, port uint16) bool {
+	_, ok := slices.BinarySearch(sorted, port)
+	return ok
 }
