@@ -45,6 +45,7 @@ var fakes = map[string]bool{
 	"identity/identitytest": true,
 	"capture/capturetest":   true,
 	"e2e/lab":               true,
+	"e2e/lab/labtest":       true,
 }
 
 // edges names dependencies that must not spread, and where they may be used.

@@ -1,0 +1,231 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/adit-mesh/adit/e2e/lab"
+)
+
+// Options say how to run the demo.
+type Options struct {
+	Binary string    // this program, started again as agent and as pod
+	Dir    string    // where configuration, logs and the capture go; made and removed
+	Out    io.Writer // the report
+	Color  bool
+	Keep   bool // when all is shown, wait for ctx before cleaning up
+}
+
+var (
+	// ErrFailed is returned when the demo ran and a claim did not hold.
+	ErrFailed = errors.New("the demo ran, and not everything held")
+	// ErrInterrupted is returned when ctx ended before everything was shown.
+	ErrInterrupted = errors.New("the demo was interrupted; everything it made is removed")
+)
+
+// demo is a run in progress. One goroutine owns it.
+type demo struct {
+	Options
+	*network
+	*report
+	began  time.Time
+	tokens []string // what must never be seen on the link
+	whole  *watch   // the link, from the first agent to the end
+	open   *ticks   // a stream that was opened before there were agents
+}
+
+// Run builds the network, shows each claim with its evidence, and removes
+// everything again: namespaces, processes, files. After a failure the logs and
+// the capture stay, and the report says where. A nil error means that every
+// claim held.
+func Run(ctx context.Context, o Options) (err error) {
+	// The name is free again when the process ends, however it ends.
+	lock, err := net.Listen("unix", "@adit-demo")
+	if err != nil {
+		return errors.New("another adit demo is running on this machine; wait for it or stop it")
+	}
+	defer lock.Close()
+	if err := sweep(o.Dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	l, err := lab.New(nsPrefix)
+	if err != nil {
+		return err
+	}
+	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color}, began: time.Now()}
+	defer func() { err = d.cleanUp(ctx, l, err) }()
+	if d.network, err = buildNetwork(l); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func (d *demo) run(ctx context.Context) error {
+	d.introduce()
+	for _, step := range []func(context.Context) error{
+		d.plaintextIsReadable,
+		d.agentsEnrol,
+		d.requestsWork,
+		d.outsidersAreRefused,
+		d.certificateRotates,
+		d.sameNodeByTunnel,
+		d.agentDies,
+		d.sameNodeDirect,
+		d.wholeRunWasSealed,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	d.line("")
+	took := time.Since(d.began).Round(100 * time.Millisecond)
+	if d.failed > 0 {
+		d.line(d.paint(red, fmt.Sprintf("%d of %d claims did not hold", d.failed, d.passed+d.failed)) + fmt.Sprintf(" (%s)", took))
+		return ErrFailed
+	}
+	d.line(d.paint(green, fmt.Sprintf("all %d claims held", d.passed)) + fmt.Sprintf(" (%s)", took))
+	if d.Keep {
+		d.invite()
+		<-ctx.Done()
+		d.line("")
+	}
+	return nil
+}
+
+func (d *demo) introduce() {
+	d.line(d.paint(bold, "adit demo: two nodes, four pods, and no proxy configured in any of them"))
+	d.line("")
+	for i, n := range d.nodes {
+		d.line(fmt.Sprintf("    %s  %-10s %s", n.name, n.v4, n.v6))
+		var pods []*pod
+		for _, p := range d.pods {
+			if p.node == n {
+				pods = append(pods, p)
+			}
+		}
+		for j, p := range pods {
+			branch := "├─"
+			if j == len(pods)-1 {
+				branch = "└─"
+			}
+			d.line(fmt.Sprintf("      %s %-9s %-11s %-15s %s", branch, p.name, p.v4, p.v6, d.paint(dim, p.identity())))
+		}
+		if i == 0 {
+			d.line("      ║ the link: watched by a packet capture from here on")
+		}
+	}
+	d.line(fmt.Sprintf("    service %s = %s:%d → server-b:%d", serviceHost, serviceVIP, servicePort, appPort))
+	d.line(fmt.Sprintf("    policy  only %s may call the servers", d.client.identity()))
+}
+
+// cleanUp removes everything but, after a failure, what explains it.
+func (d *demo) cleanUp(ctx context.Context, l *lab.Lab, err error) error {
+	if d.open != nil {
+		_ = d.open.Close()
+	}
+	interrupted := err != nil && ctx.Err() != nil
+	failed := err != nil && !interrupted
+	if failed {
+		d.explain(err)
+	}
+	if interrupted {
+		err = ErrInterrupted
+	}
+	if d.whole != nil {
+		_ = d.whole.sniffer.Close()
+	}
+	closed := l.Close()
+	if failed {
+		// Keys stay nowhere.
+		return errors.Join(err, closed, os.RemoveAll(filepath.Join(d.Dir, "ca")))
+	}
+	return errors.Join(err, closed, os.RemoveAll(d.Dir))
+}
+
+// explain shows where the evidence of a failure is, and its last lines.
+func (d *demo) explain(err error) {
+	if !errors.Is(err, ErrFailed) {
+		d.line("")
+		d.line("    " + d.paint(red, "✗ "+err.Error()))
+	}
+	if d.network == nil {
+		return
+	}
+	for _, n := range d.nodes {
+		path := agentLogPath(d.Dir, n)
+		lines := lastLines(path, 8)
+		if lines == nil {
+			continue
+		}
+		d.line("")
+		d.line("last lines of " + path)
+		for _, l := range lines {
+			d.line("  " + l)
+		}
+	}
+	d.line("")
+	d.line("kept in " + d.Dir + ": configuration, agent logs, access logs")
+	if d.whole == nil {
+		return
+	}
+	path := filepath.Join(d.Dir, "link.pcap")
+	f, err := os.Create(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if d.whole.sniffer.WritePcap(f) == nil {
+		d.line("the link's packets are in " + path)
+	}
+}
+
+// invite prints what to try while everything is up.
+func (d *demo) invite() {
+	self := d.Binary
+	for _, l := range []string{
+		"",
+		"everything is up until Ctrl-C. In another terminal, as root:",
+		"",
+		"  # ask as the client, by pod address and by service address",
+		fmt.Sprintf("  %s demo get client %s", self, url(d.serverB.v4, appPort)),
+		fmt.Sprintf("  %s demo get client %s", self, url(serviceVIP, servicePort)),
+		"",
+		"  # be refused as the intruder; the agent of the server says why",
+		fmt.Sprintf("  %s demo get intruder %s", self, url(d.serverB.v4, appPort)),
+		fmt.Sprintf("  tail -n 1 %s", accessLogPath(d.Dir, d.nodeB)),
+		"",
+		"  # let the intruder in: the agents read the file again at once",
+		fmt.Sprintf("  sed -i 's|sa/client}|sa/intruder}|' %s", filepath.Join(d.Dir, "world.yaml")),
+		fmt.Sprintf("  %s demo get intruder %s", self, url(d.serverB.v4, appPort)),
+		"",
+		"  # what an agent knows, and counts",
+		fmt.Sprintf("  %s demo get node-a %s/config_dump", self, adminURL),
+		fmt.Sprintf("  %s demo get node-a %s/connections", self, adminURL),
+		fmt.Sprintf("  %s demo get node-b %s", self, metricsURL),
+		"",
+	} {
+		d.line(l)
+	}
+}
+
+// brief is an error without the URL that net/http puts before it.
+func brief(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	s := err.Error()
+	if i := strings.Index(s, "\": "); i >= 0 {
+		s = s[i+3:]
+	}
+	return s
+}

@@ -1,0 +1,132 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// entry is one line of an agent's access log.
+type entry struct {
+	line   string
+	fields map[string]any
+}
+
+// get is a field as text, "" if the line lacks it.
+func (e entry) get(name string) string {
+	switch v := e.fields[name].(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// brief is the line cut down to the fields named, in their order.
+func (e entry) brief(names ...string) string {
+	var parts []string
+	for _, name := range names {
+		if v := e.get(name); v != "" {
+			parts = append(parts, name+"="+v)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// readAccessLog returns the whole lines after offset.
+func readAccessLog(path string, offset int64) ([]entry, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	// The last line may be half written.
+	data = data[:bytes.LastIndexByte(data, '\n')+1]
+	var entries []entry
+	for line := range strings.Lines(string(data)) {
+		e := entry{line: strings.TrimSpace(line)}
+		if err := json.Unmarshal([]byte(line), &e.fields); err != nil {
+			return nil, fmt.Errorf("%s: %q is not JSON: %w", path, e.line, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// findSeries looks in a Prometheus text page for the first series of that name
+// that carries all labels.
+func findSeries(page, name string, labels map[string]string) (float64, string) {
+	for line := range strings.Lines(page) {
+		rest, ok := strings.CutPrefix(line, name+"{")
+		if !ok {
+			continue
+		}
+		end := strings.LastIndexByte(rest, '}')
+		if end < 0 {
+			continue
+		}
+		has := parseLabels(rest[:end])
+		matches := true
+		for k, v := range labels {
+			matches = matches && has[k] == v
+		}
+		value, err := strconv.ParseFloat(strings.TrimSpace(rest[end+1:]), 64)
+		if matches && err == nil {
+			return value, strings.TrimSpace(line)
+		}
+	}
+	return 0, ""
+}
+
+func parseLabels(s string) map[string]string {
+	labels := make(map[string]string)
+	for s != "" {
+		name, rest, ok := strings.Cut(s, "=")
+		if !ok {
+			break
+		}
+		quoted, err := strconv.QuotedPrefix(rest)
+		if err != nil {
+			break
+		}
+		value, err := strconv.Unquote(quoted)
+		if err != nil {
+			break
+		}
+		labels[strings.TrimSpace(name)] = value
+		s = strings.TrimPrefix(rest[len(quoted):], ",")
+	}
+	return labels
+}
+
+// lastLines is the end of a file, for a report of what went wrong.
+func lastLines(path string, n int) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var lines []string
+	scan := bufio.NewScanner(f)
+	scan.Buffer(nil, 1<<20)
+	for scan.Scan() {
+		if lines = append(lines, scan.Text()); len(lines) > n {
+			lines = lines[1:]
+		}
+	}
+	return lines
+}

@@ -1,0 +1,40 @@
+package demo
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestFindSeriesReadsQuotedLabels(t *testing.T) {
+	const page = `# HELP failed_total x
+failed_total{source="a",odd="x,y=\"}\"",flag="DENY"} 3
+failed_total{source="b",odd="",flag="DENY"} 4
+failed_total_created{source="b",flag="DENY"} 9
+`
+	if v, line := findSeries(page, "failed_total", map[string]string{"source": "b", "flag": "DENY"}); v != 4 || line == "" {
+		t.Errorf("found %v in %q, want 4", v, line)
+	}
+	if v, _ := findSeries(page, "failed_total", map[string]string{"odd": `x,y="}"`}); v != 3 {
+		t.Errorf("found %v, want the series whose label holds a comma, a quote and a brace", v)
+	}
+	if v, line := findSeries(page, "failed_total", map[string]string{"source": "c"}); v != 0 || line != "" {
+		t.Errorf("found %v in %q for a source that never failed", v, line)
+	}
+}
+
+func TestAccessLogSkipsWhatIsHalfWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	const first = `{"src.addr":"10.0.0.1:1","bytes_sent":5}` + "\n"
+	if err := os.WriteFile(path, []byte(first+`{"src.addr":"10.0.0.2:1"}`+"\n"+`{"src.ad`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := readAccessLog(path, int64(len(first)))
+	if err != nil || len(entries) != 1 || entries[0].get("src.addr") != "10.0.0.2:1" {
+		t.Fatalf("read %v, %v; want the second line alone", entries, err)
+	}
+	entries, err = readAccessLog(path, 0)
+	if err != nil || len(entries) != 2 || entries[0].brief("bytes_sent", "absent", "src.addr") != "bytes_sent=5 src.addr=10.0.0.1:1" {
+		t.Fatalf("read %v, %v", entries, err)
+	}
+}

@@ -1,0 +1,69 @@
+package demo
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/adit-mesh/adit/e2e/lab"
+)
+
+// sweep removes what an earlier run left when it was killed: its processes,
+// known by the namespaces they are in, then the namespaces and the files.
+func sweep(dir string) error {
+	inside := make(map[uint64]bool)
+	paths, err := filepath.Glob(filepath.Join(lab.Dir, nsPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if ino, err := inode(p); err == nil {
+			inside[ino] = true
+		}
+	}
+	if len(inside) > 0 {
+		processes, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			return err
+		}
+		for _, p := range processes {
+			endLeftover(p, inside)
+		}
+	}
+	if _, err := lab.Sweep(nsPrefix); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// endLeftover kills an adit whose network is one of ours. Anything else that
+// entered those namespaces, such as somebody's shell, is left alone.
+func endLeftover(proc string, inside map[uint64]bool) {
+	pid, err := strconv.Atoi(filepath.Base(proc))
+	if err != nil || pid == os.Getpid() {
+		return
+	}
+	ino, err := inode(filepath.Join(proc, "ns/net"))
+	if err != nil || !inside[ino] {
+		return
+	}
+	exe, err := os.Readlink(filepath.Join(proc, "exe"))
+	if err == nil && strings.HasPrefix(filepath.Base(exe), "adit") {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+func inode(path string) (uint64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("%s: no inode", path)
+	}
+	return st.Ino, nil
+}
