@@ -113,6 +113,7 @@ func (n *node) create(l *lab.Lab) (err error) {
 		return err
 	}
 	return firstError(
+		func() error { return withoutDAD(n.ns) },
 		func() error { return n.ns.Sysctl("net.ipv4.ip_forward", "1") },
 		func() error { return n.ns.Sysctl("net.ipv6.conf.all.forwarding", "1") },
 		func() error { return n.ns.Bridge("cni0") },
@@ -144,12 +145,22 @@ func (p *pod) create(l *lab.Lab) (err error) {
 	}
 	n := p.node
 	return firstError(
+		func() error { return withoutDAD(p.ns) },
 		func() error { return l.Veth(p.ns, "eth0", n.ns, p.name) },
 		func() error { return n.ns.Attach("cni0", p.name) },
 		func() error { return p.ns.AddAddr("eth0", netip.PrefixFrom(p.v4, n.gw4.Bits())) },
 		func() error { return p.ns.AddAddr("eth0", netip.PrefixFrom(p.v6, n.gw6.Bits())) },
 		func() error { return p.ns.DefaultRoute(n.gw4.Addr()) },
 		func() error { return p.ns.DefaultRoute(n.gw6.Addr()) },
+	)
+}
+
+// withoutDAD makes IPv6 work at once: a router whose link-local address is
+// still being checked for duplicates solicits no neighbour for 2 s.
+func withoutDAD(ns *lab.Namespace) error {
+	return firstError(
+		func() error { return ns.Sysctl("net.ipv6.conf.all.accept_dad", "0") },
+		func() error { return ns.Sysctl("net.ipv6.conf.default.accept_dad", "0") },
 	)
 }
 
