@@ -1,0 +1,469 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// conn is one tunnel, at either end.
+//
+// Locks, in the order in which they may nest: conn.mu, Stream.mu, writer.mu.
+// None is held across I/O.
+type conn struct {
+	opt    options
+	client bool
+	log    *slog.Logger
+	wire   *wire
+	tls    *tls.Conn
+	state  tls.ConnectionState
+	w      writer
+	in     reader
+	abuse  abuse
+
+	// serve runs one accepted stream (server only); it is called in a
+	// goroutine of its own.
+	serve func(*Stream)
+	// changed, when set, is told that streams ended or the tunnel began to
+	// drain or closed (client only). It must not block.
+	changed func()
+
+	ctx    context.Context // ends with the tunnel
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the tunnel but the one in run
+	gone   chan struct{}  // closed when the tunnel has failed or closed
+	done   chan struct{}  // closed when its goroutines have ended, too
+
+	ready     chan struct{} // closed when the peer's first SETTINGS has come
+	readyOnce sync.Once
+
+	born     time.Time
+	maxAge   time.Duration // 0 = none
+	lastSeen atomic.Int64  // of any frame, nanoseconds since born
+	rtt      atomic.Int64  // of the last PING, nanoseconds; 0 = unknown
+
+	mu         sync.Mutex
+	streams    map[uint32]*Stream
+	nextID     uint32 // client: of the next stream
+	lastID     uint32 // server: highest taken
+	working    int    // server: streams whose handler runs
+	maxStreams uint32 // client: the peer's limit
+	draining   bool   // no new streams: GOAWAY sent or received, or too old
+	goAwaySent bool
+	finalSent  bool // GOAWAY with the true last stream id
+	closing    bool // close was started because the tunnel is drained
+	err        error
+	idleSince  time.Time
+	tick       *time.Timer
+	pingSent   time.Time // zero = none outstanding
+	pingTries  int
+}
+
+// newConn makes a tunnel of a TLS connection whose handshake is done.
+func newConn(w *wire, tc *tls.Conn, client bool, opt options, log *slog.Logger) *conn {
+	c := &conn{
+		opt: opt, client: client, log: log, wire: w, tls: tc, state: tc.ConnectionState(),
+		gone: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}), born: time.Now(),
+		streams: make(map[uint32]*Stream), nextID: 1, maxStreams: opt.maxStreams,
+	}
+	c.idleSince = c.born
+	c.maxAge = opt.maxAge
+	// A tunnel takes no new streams once its peer's certificate has expired.
+	if len(c.state.PeerCertificates) > 0 {
+		left := time.Until(c.state.PeerCertificates[0].NotAfter)
+		if c.maxAge == 0 || left < c.maxAge {
+			c.maxAge = max(left, time.Nanosecond)
+		}
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.w.init(c)
+	c.in.init(c)
+	c.wire.polled = true
+	return c
+}
+
+// run sends the first frames and reads the tunnel until it has ended and
+// everything that worked for it has returned.
+func (c *conn) run() {
+	defer close(c.done)
+	c.hello()
+	c.read()
+	c.wg.Wait()
+}
+
+// hello queues the frames that open a tunnel.
+func (c *conn) hello() {
+	first := make([]byte, 0, 128)
+	if c.client {
+		first = append(first, http2.ClientPreface...)
+		first = appendSettings(first,
+			http2.Setting{ID: http2.SettingEnablePush, Val: 0},
+			http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.opt.streamWindow)},
+			http2.Setting{ID: http2.SettingMaxFrameSize, Val: uint32(c.opt.maxFrame)},
+			http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.opt.maxHeader)})
+	} else {
+		first = appendSettings(first,
+			http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.opt.maxStreams},
+			http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.opt.streamWindow)},
+			http2.Setting{ID: http2.SettingMaxFrameSize, Val: uint32(c.opt.maxFrame)},
+			http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.opt.maxHeader)})
+	}
+	first = appendWindowUpdate(first, 0, c.opt.tunnelWindow-defaultWindow)
+	c.w.mu.Lock()
+	c.w.prio = append(c.w.prio, first...)
+	c.w.mu.Unlock()
+	c.mu.Lock()
+	c.scheduleLocked()
+	c.mu.Unlock()
+	c.w.flush()
+}
+
+// writeBatch writes control frames, then bulk, in as few system calls as the
+// records allow. Only the writer calls it.
+func (c *conn) writeBatch(prio []byte, batch []*buffer) error {
+	merge := len(batch) > 1 || len(batch) == 1 && (len(prio) > 0 || batch[0].n > recordSize) || len(prio) > recordSize
+	if merge {
+		c.wire.merge()
+	}
+	var err error
+	if len(prio) > 0 {
+		_, err = c.tls.Write(prio)
+	}
+	for _, b := range batch {
+		if err == nil {
+			_, err = c.tls.Write(b.frame(b.s.id))
+		}
+	}
+	if merge {
+		if ferr := c.wire.flush(); err == nil {
+			err = ferr
+		}
+	}
+	return err
+}
+
+// read reads the tunnel until it ends, and says farewell where the peer has
+// broken the protocol.
+func (c *conn) read() {
+	err := c.in.loop()
+	var ce connError
+	if errors.As(err, &ce) {
+		c.farewell(ce)
+	}
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("hbone: peer %s closed the tunnel: %w", c.wire.RemoteAddr(), io.ErrUnexpectedEOF)
+	}
+	c.fail(err)
+	c.in.close()
+}
+
+// farewell tells the peer why the tunnel ends and gives it a moment to read it:
+// closing a socket with bytes unread would reset it and lose the GOAWAY.
+func (c *conn) farewell(ce connError) {
+	c.log.Debug("tunnel ended by a connection error", "peer", c.wire.RemoteAddr(), "code", ce.Code.String(), "reason", ce.Reason)
+	c.wire.SetDeadline(time.Now().Add(lastWords))
+	c.mu.Lock()
+	last := c.lastID
+	c.draining = true
+	c.mu.Unlock()
+	c.w.control(func(b []byte) []byte { return appendGoAway(b, last, ce.Code, ce.Reason) })
+	c.w.waitIdle()
+	c.tls.CloseWrite()
+	if t, ok := c.wire.Conn.(interface{ CloseWrite() error }); ok {
+		t.CloseWrite()
+		c.wire.polled = false
+		io.CopyN(io.Discard, c.wire, maxControl)
+	}
+}
+
+// fail ends the tunnel: every stream ends with err, the connection is closed.
+// It is idempotent and does not wait for the tunnel's goroutines.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	c.draining = true
+	streams := make([]*Stream, 0, len(c.streams))
+	for _, s := range c.streams {
+		streams = append(streams, s)
+	}
+	clear(c.streams)
+	if c.tick != nil {
+		c.tick.Stop()
+	}
+	c.mu.Unlock()
+
+	c.w.fail(err)
+	close(c.gone)
+	c.cancel()
+	// Unblocks the reader and the writer. close_notify would have to wait for both.
+	c.wire.Conn.Close()
+	for _, s := range streams {
+		s.abort(err)
+	}
+	if c.changed != nil {
+		c.changed()
+	}
+}
+
+// close ends an idle or forced tunnel; streams that are left are told by
+// RST_STREAM and GOAWAY as far as the peer reads them.
+func (c *conn) close() {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.draining = true
+	last := c.lastID
+	ids := make([]uint32, 0, len(c.streams))
+	for id := range c.streams {
+		ids = append(ids, id)
+	}
+	c.mu.Unlock()
+	c.wire.SetWriteDeadline(time.Now().Add(lastWords))
+	c.w.control(func(b []byte) []byte {
+		for _, id := range ids {
+			b = appendRSTStream(b, id, http2.ErrCodeCancel)
+		}
+		return appendGoAway(b, last, http2.ErrCodeNo, "")
+	})
+	c.w.waitIdle()
+	c.tls.CloseWrite()
+	c.fail(ErrTunnelClosed)
+}
+
+// drain lets the streams there are finish and takes no new ones. The tunnel
+// closes when the last has ended.
+func (c *conn) drain() {
+	c.mu.Lock()
+	if c.err != nil || c.goAwaySent {
+		c.mu.Unlock()
+		return
+	}
+	c.draining, c.goAwaySent = true, true
+	if c.client {
+		c.finalSent = true // a server opens no streams: there is no last one to agree on
+	}
+	c.mu.Unlock()
+	c.w.later(func(b []byte) []byte {
+		if c.client {
+			return appendGoAway(b, 0, http2.ErrCodeNo, "")
+		}
+		// Streams may be on their way: announce first, and say which was the
+		// last when the answer to the PING shows that the peer has read it
+		// (RFC 9113 section 6.8).
+		b = appendGoAway(b, maxStreamID, http2.ErrCodeNo, "")
+		return appendPing(b, false, drainPing)
+	})
+	c.w.flush()
+	if c.changed != nil {
+		c.changed()
+	}
+	c.closeIfDone()
+}
+
+var (
+	drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
+	livePing  = [8]byte{'a', 'l', 'i', 'v', 'e'}
+)
+
+// drainAnnounced is called when the peer has seen the first GOAWAY.
+func (c *conn) drainAnnounced() {
+	c.mu.Lock()
+	if !c.goAwaySent || c.finalSent {
+		c.mu.Unlock()
+		return
+	}
+	c.finalSent = true
+	last := c.lastID
+	c.mu.Unlock()
+	c.w.later(func(b []byte) []byte { return appendGoAway(b, last, http2.ErrCodeNo, "") })
+	c.closeIfDone()
+}
+
+// closeIfDone closes a draining tunnel that has no streams left.
+func (c *conn) closeIfDone() {
+	c.mu.Lock()
+	c.closeIfDoneLocked()
+	c.mu.Unlock()
+}
+
+func (c *conn) closeIfDoneLocked() {
+	if c.err == nil && c.draining && !c.closing && len(c.streams) == 0 && c.working == 0 &&
+		(c.client || c.finalSent || !c.goAwaySent) {
+		c.closing = true
+		c.wg.Go(c.close) // the caller may be the reader, which must not write
+	}
+}
+
+// open starts a stream: the client's CONNECT goes out, the answer is not awaited.
+func (c *conn) open(r *Request) (*Stream, error) {
+	block := appendConnect(make([]byte, 0, 256), r)
+	s := newStream(c)
+	c.mu.Lock()
+	if c.err != nil || c.draining || uint32(len(c.streams)) >= c.maxStreams {
+		c.mu.Unlock()
+		return nil, errTunnelFull
+	}
+	s.id = c.nextID
+	c.nextID += 2
+	if c.nextID > maxStreamID-2 {
+		c.draining = true
+	}
+	c.streams[s.id] = s
+	// Ids must grow on the wire: taking one and taking a place in the line are one step.
+	c.w.mu.Lock()
+	s.credit = c.w.initial
+	c.w.prio = appendHeaders(c.w.prio, s.id, block, false)
+	c.mu.Unlock()
+	c.w.writeOrLeaveLocked()
+	return s, nil
+}
+
+// errTunnelFull makes the pool look for another tunnel.
+var errTunnelFull = errors.New("hbone: tunnel takes no more streams")
+
+// remove forgets a stream that has ended in both directions.
+func (c *conn) remove(s *Stream) {
+	c.mu.Lock()
+	if c.streams[s.id] == s {
+		delete(c.streams, s.id)
+	}
+	if len(c.streams) == 0 {
+		c.idleSince = time.Now()
+	}
+	c.closeIfDoneLocked()
+	c.mu.Unlock()
+	if c.changed != nil {
+		c.changed()
+	}
+}
+
+// load is how many streams are open and how many more would be taken.
+func (c *conn) load() (open, room int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open = len(c.streams)
+	if c.err == nil && !c.draining {
+		room = int(c.maxStreams) - open
+	}
+	return open, room
+}
+
+// scheduleLocked sets the timer for the next look at the tunnel's health.
+func (c *conn) scheduleLocked() {
+	if c.err != nil {
+		return
+	}
+	d := c.opt.pingInterval
+	if c.opt.idleTimeout > 0 {
+		d = min(d, c.opt.idleTimeout)
+	}
+	if c.maxAge > 0 && !c.draining {
+		d = min(d, max(c.maxAge-time.Since(c.born), time.Millisecond))
+	}
+	if c.tick == nil {
+		c.tick = time.AfterFunc(d, c.look)
+	} else {
+		c.tick.Reset(d)
+	}
+}
+
+// look checks that the peer is alive, and whether the tunnel is idle or too old.
+func (c *conn) look() {
+	now := time.Now()
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	silent := now.Sub(c.born) - time.Duration(c.lastSeen.Load())
+	idle := c.opt.idleTimeout > 0 && len(c.streams) == 0 && c.working == 0 && now.Sub(c.idleSince) >= c.opt.idleTimeout
+	old := c.maxAge > 0 && now.Sub(c.born) >= c.maxAge && !c.draining
+	ping := c.pingSent.IsZero() && silent >= c.opt.pingInterval
+	dead := !c.pingSent.IsZero() && silent >= c.opt.pingTimeout && now.Sub(c.pingSent) >= c.opt.pingTimeout
+	if ping {
+		c.pingSent = now
+	}
+	c.scheduleLocked()
+	c.mu.Unlock()
+
+	switch {
+	case dead:
+		c.fail(&net.OpError{Op: "ping", Net: "hbone", Addr: c.wire.RemoteAddr(),
+			Err: errors.New("no answer for " + silent.Round(time.Second).String() + "; peer is gone or the network is cut")})
+	case idle || old:
+		c.drain()
+	case ping:
+		// The timer's goroutine must not write: a peer that does not read would hold it.
+		c.w.later(func(b []byte) []byte { return appendPing(b, false, livePing) })
+		c.w.flush()
+	}
+}
+
+func (c *conn) pong(data [8]byte) {
+	switch data {
+	case livePing:
+		c.mu.Lock()
+		if !c.pingSent.IsZero() {
+			c.rtt.Store(int64(time.Since(c.pingSent)))
+			c.pingSent = time.Time{}
+		}
+		c.mu.Unlock()
+	case drainPing:
+		c.drainAnnounced()
+	}
+}
+
+// goAway handles the peer's GOAWAY: streams above last will not be served.
+func (c *conn) goAway(last uint32, code http2.ErrCode, debug []byte) {
+	err := &GoAwayError{Code: code, Debug: printable(debug)}
+	c.mu.Lock()
+	c.draining = true
+	var refused []*Stream
+	if c.client {
+		for id, s := range c.streams {
+			if id > last {
+				refused = append(refused, s)
+				delete(c.streams, id)
+			}
+		}
+	}
+	c.mu.Unlock()
+	for _, s := range refused {
+		s.abort(err)
+	}
+	if c.changed != nil {
+		c.changed()
+	}
+	if code != http2.ErrCodeNo {
+		c.log.Debug("peer ends the tunnel", "peer", c.wire.RemoteAddr(), "code", code.String(), "debug", err.Debug)
+	}
+	c.closeIfDone()
+}
+
+// printable keeps what of a stranger's bytes may go to a log.
+func printable(b []byte) string {
+	b = b[:min(len(b), 128)]
+	out := make([]byte, len(b))
+	for i, ch := range b {
+		if ch < ' ' || ch > '~' {
+			ch = '.'
+		}
+		out[i] = ch
+	}
+	return string(out)
+}

@@ -1,0 +1,452 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// PoolConfig says how a [Pool] dials. The zero value works.
+type PoolConfig struct {
+	Limits Limits
+	// DialTimeout bounds Dial as a whole: TCP, TLS, SETTINGS and the answer to
+	// CONNECT. Default: 10 s.
+	DialTimeout time.Duration
+	// Backoff is how long a destination is left alone after a dial that failed:
+	// from the first to the last, doubling. Dials in between fail at once with
+	// the same error. Default: 100 ms and 5 s.
+	BackoffFirst, BackoffLast time.Duration
+	Logger                    *slog.Logger // nil: silent
+	// OnDial, if set, is told of every attempt to open a tunnel. err is nil or
+	// a *DialError.
+	OnDial func(key any, took time.Duration, err error)
+}
+
+// Target is where a tunnel goes, and as whom.
+type Target struct {
+	// Key tells tunnels apart: streams share one only if their keys are equal.
+	// It must be comparable and hold everything that makes a tunnel somebody's:
+	// source identity, source pod, destination and the identities expected there.
+	Key any
+	// Dial opens the TCP connection. The pool closes it.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// TLS is the client's side of mutual TLS. It decides which servers will do;
+	// the pool adds ALPN h2.
+	TLS *tls.Config
+}
+
+// Pool opens streams on shared tunnels.
+type Pool struct {
+	cfg PoolConfig
+	opt options
+	log *slog.Logger
+
+	wg sync.WaitGroup // a goroutine for each dial, then for its tunnel
+
+	mu     sync.Mutex
+	closed bool
+	groups map[any]*group
+}
+
+// group is the tunnels of one key. It is in Pool.groups while it has a tunnel,
+// a dial, or a failure to remember. Its fields are guarded by Pool.mu.
+type group struct {
+	key     any
+	tunnels []*conn
+	dial    *dialing
+	failed  error // of the last dial
+	failure int   // dials failed in a row
+	until   time.Time
+	forget  *time.Timer
+}
+
+// dialing is a tunnel being opened, for everybody who waits for it.
+type dialing struct {
+	done    chan struct{}
+	err     error // set before done is closed
+	waiters int   // guarded by Pool.mu
+	cancel  context.CancelFunc
+}
+
+// NewPool makes a pool.
+func NewPool(cfg PoolConfig) *Pool {
+	if cfg.DialTimeout == 0 {
+		cfg.DialTimeout = 10 * time.Second
+	}
+	if cfg.BackoffFirst == 0 {
+		cfg.BackoffFirst = 100 * time.Millisecond
+	}
+	if cfg.BackoffLast == 0 {
+		cfg.BackoffLast = 5 * time.Second
+	}
+	p := &Pool{cfg: cfg, opt: cfg.Limits.options(true), log: cfg.Logger, groups: make(map[any]*group)}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	return p
+}
+
+// openTries is how many tunnels Dial offers a CONNECT that no peer has begun to
+// serve: refused for GOAWAY or REFUSED_STREAM.
+const openTries = 3
+
+// Dial opens a stream to t: the peer has answered 200 when it returns. Errors
+// are *DialError (this end could not), which wraps *StatusError where the peer
+// refused. The caller closes the stream.
+func (p *Pool) Dial(ctx context.Context, t Target, r Request) (*Stream, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.DialTimeout, errDialTimeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		s, err := p.open(ctx, t, &r)
+		if err != nil {
+			return nil, err
+		}
+		s.req = &r
+		if err = s.awaitAnswer(ctx); err == nil {
+			return s, nil
+		}
+		s.reset(http2.ErrCodeCancel, errStreamClosed)
+		if try < openTries && notBegun(err) && ctx.Err() == nil {
+			continue
+		}
+		return nil, &DialError{PhaseConnect, err}
+	}
+}
+
+type dialTimeout struct{}
+
+func (dialTimeout) Error() string   { return "timed out" }
+func (dialTimeout) Timeout() bool   { return true }
+func (dialTimeout) Temporary() bool { return true }
+func (dialTimeout) Unwrap() error   { return context.DeadlineExceeded }
+
+var errDialTimeout = dialTimeout{}
+
+// notBegun says whether the peer promises to have done nothing (RFC 9113
+// section 8.7).
+func notBegun(err error) bool {
+	var re *ResetError
+	if errors.As(err, &re) {
+		return re.Remote && re.Code == http2.ErrCodeRefusedStream
+	}
+	var ga *GoAwayError
+	return errors.As(err, &ga) && ga.Code == http2.ErrCodeNo
+}
+
+// open sends the CONNECT on a tunnel that has room, and opens one if none has.
+func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, ErrPoolClosed
+		}
+		g := p.groups[t.Key]
+		if g == nil {
+			g = &group{key: t.Key}
+			p.groups[t.Key] = g
+		}
+		if c := g.pick(); c != nil {
+			p.mu.Unlock()
+			s, err := c.open(r)
+			if err == errTunnelFull {
+				continue // somebody was faster; pick passes it over now
+			}
+			return s, err
+		}
+		if g.failed != nil && time.Now().Before(g.until) {
+			err := g.failed
+			p.mu.Unlock()
+			return nil, err
+		}
+		d := g.dial
+		if d == nil {
+			d = p.startDialLocked(g, t)
+		}
+		d.waiters++
+		p.mu.Unlock()
+
+		select {
+		case <-d.done:
+			if d.err != nil {
+				return nil, d.err
+			}
+		case <-ctx.Done():
+			p.leave(d)
+			return nil, &DialError{PhaseTCP, context.Cause(ctx)}
+		}
+	}
+}
+
+// pick is the tunnel with the fewest streams that takes one more.
+func (g *group) pick() *conn {
+	var best *conn
+	least := 0
+	for _, c := range g.tunnels {
+		if open, room := c.load(); room > 0 && (best == nil || open < least) {
+			best, least = c, open
+		}
+	}
+	return best
+}
+
+// leave gives up waiting for a dial; the last to leave ends it.
+func (p *Pool) leave(d *dialing) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d.waiters--; d.waiters == 0 {
+		d.cancel()
+	}
+}
+
+func (p *Pool) startDialLocked(g *group, t Target) *dialing {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), p.cfg.DialTimeout, errDialTimeout)
+	d := &dialing{done: make(chan struct{}), cancel: cancel}
+	g.dial = d
+	p.wg.Go(func() { p.runTunnel(ctx, g, t, d) })
+	return d
+}
+
+// runTunnel opens a tunnel, tells those who wait, and runs it until it ends.
+func (p *Pool) runTunnel(ctx context.Context, g *group, t Target, d *dialing) {
+	start := time.Now()
+	c, err := p.connect(ctx, t)
+	abandoned := ctx.Err() != nil && context.Cause(ctx) != error(errDialTimeout)
+	d.cancel()
+	if p.cfg.OnDial != nil {
+		p.cfg.OnDial(t.Key, time.Since(start), err)
+	}
+	if c == nil {
+		p.dialFailed(g, d, err, abandoned)
+		return
+	}
+	c.changed = func() { p.tunnelChanged(g, c) }
+	ran := make(chan struct{})
+	p.wg.Go(func() { c.run(); close(ran) })
+	wait := time.NewTimer(p.cfg.DialTimeout - time.Since(start))
+	defer wait.Stop()
+	select {
+	case <-c.ready:
+	case <-c.gone:
+		c.mu.Lock()
+		err = endedEarly(c.err)
+		c.mu.Unlock()
+	case <-wait.C:
+		err = &DialError{PhaseH2, fmt.Errorf("no SETTINGS from %s: %w", c.wire.RemoteAddr(), errDialTimeout)}
+		c.fail(err)
+	}
+	if err != nil {
+		p.dialFailed(g, d, err, false)
+		return
+	}
+	p.mu.Lock()
+	g.dial, g.failed, g.failure = nil, nil, 0
+	g.tunnels = append(g.tunnels, c)
+	closed := p.closed
+	p.mu.Unlock()
+	close(d.done)
+	p.tunnelChanged(g, c) // it may have ended meanwhile
+	if closed {
+		c.drain()
+	}
+}
+
+// endedEarly is the error of a tunnel that ended before SETTINGS came. In TLS 1.3
+// a server's refusal of our certificate arrives only then.
+func endedEarly(err error) error {
+	var oe *net.OpError
+	if errors.As(err, &oe) && oe.Op == "remote error" {
+		return &DialError{PhaseTLS, fmt.Errorf("peer refused our certificate: %w", err)}
+	}
+	return &DialError{PhaseH2, err}
+}
+
+// connect opens TCP and TLS. Errors are *DialError.
+func (p *Pool) connect(ctx context.Context, t Target) (*conn, error) {
+	nc, err := t.Dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, &DialError{PhaseTCP, err}
+	}
+	w := newWire(nc)
+	tc := tls.Client(w, tunnelTLS(t.TLS))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%s does not answer: %w", nc.RemoteAddr(), context.Cause(ctx))
+		}
+		return nil, &DialError{PhaseTLS, err}
+	}
+	if proto := tc.ConnectionState().NegotiatedProtocol; proto != "h2" {
+		nc.Close()
+		return nil, &DialError{PhaseTLS, fmt.Errorf("peer %s negotiated ALPN %q, not h2: it does not speak HBONE", nc.RemoteAddr(), proto)}
+	}
+	return newConn(w, tc, true, p.opt, p.log), nil
+}
+
+// dialFailed fails everybody who waits, and remembers the failure for a while.
+func (p *Pool) dialFailed(g *group, d *dialing, err error, abandoned bool) {
+	p.mu.Lock()
+	if p.closed {
+		err = ErrPoolClosed
+	}
+	d.err = err
+	g.dial = nil
+	if abandoned { // nobody waited any more: this says nothing about the peer
+		p.forgetLocked(g)
+	} else {
+		g.failed = err
+		pause := p.cfg.BackoffFirst << min(g.failure, 16)
+		pause = min(pause, p.cfg.BackoffLast)
+		pause -= rand.N(pause/4 + 1)
+		g.failure++
+		g.until = time.Now().Add(pause)
+		if g.forget != nil {
+			g.forget.Stop()
+		}
+		g.forget = time.AfterFunc(pause+p.cfg.BackoffLast, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.forgetLocked(g)
+		})
+	}
+	p.mu.Unlock()
+	close(d.done)
+}
+
+// forgetLocked drops a group that has nothing left to say.
+func (p *Pool) forgetLocked(g *group) {
+	if len(g.tunnels) > 0 || g.dial != nil || g.failed != nil && time.Now().Before(g.until.Add(p.cfg.BackoffLast)) && !p.closed {
+		return
+	}
+	if g.forget != nil {
+		g.forget.Stop()
+	}
+	if p.groups[g.key] == g {
+		delete(p.groups, g.key)
+	}
+}
+
+// tunnelChanged takes a tunnel that opens no more streams out of its group.
+func (p *Pool) tunnelChanged(g *group, c *conn) {
+	c.mu.Lock()
+	useless := c.err != nil || c.draining && len(c.streams) == 0
+	c.mu.Unlock()
+	if !useless {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, t := range g.tunnels {
+		if t == c {
+			g.tunnels = append(g.tunnels[:i], g.tunnels[i+1:]...)
+			break
+		}
+	}
+	p.forgetLocked(g)
+}
+
+// Evict drains the tunnels whose key matches: their peers are gone, or are no
+// longer whom the key says. Open streams finish.
+func (p *Pool) Evict(match func(key any) bool) {
+	for _, c := range p.conns(match) {
+		c.drain()
+	}
+}
+
+func (p *Pool) conns(match func(key any) bool) []*conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*conn
+	for key, g := range p.groups {
+		if match == nil || match(key) {
+			out = append(out, g.tunnels...)
+		}
+	}
+	return out
+}
+
+// Shutdown opens no more streams, lets those there are finish until ctx ends,
+// and then resets them. It returns ctx's error if it had to, and waits for
+// every goroutine of the pool in both cases.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	for _, g := range p.groups {
+		if g.dial != nil {
+			g.dial.cancel()
+		}
+		p.forgetLocked(g)
+	}
+	p.mu.Unlock()
+	for _, c := range p.conns(nil) {
+		c.drain()
+	}
+	finished := make(chan struct{})
+	go func() { p.wg.Wait(); close(finished) }()
+	select {
+	case <-finished:
+		return nil
+	case <-ctx.Done():
+	}
+	var wg sync.WaitGroup
+	for _, c := range p.conns(nil) {
+		wg.Go(c.close)
+	}
+	wg.Wait()
+	<-finished
+	return ctx.Err()
+}
+
+// TunnelStats describes one tunnel.
+type TunnelStats struct {
+	Key           any // nil for a server's
+	Local, Remote net.Addr
+	Streams       int
+	Since         time.Time
+	RTT           time.Duration // of the last PING; 0 = not measured yet
+	Queued        int           // bytes waiting for the wire
+	Draining      bool
+}
+
+func (c *conn) stats(key any) TunnelStats {
+	st := TunnelStats{
+		Key: key, Local: c.wire.LocalAddr(), Remote: c.wire.RemoteAddr(),
+		Since: c.born, RTT: time.Duration(c.rtt.Load()), Queued: c.w.queued(),
+	}
+	c.mu.Lock()
+	st.Streams, st.Draining = len(c.streams), c.draining
+	c.mu.Unlock()
+	return st
+}
+
+// Stats describes every tunnel of the pool.
+func (p *Pool) Stats() []TunnelStats {
+	type keyed struct {
+		key any
+		c   *conn
+	}
+	var all []keyed
+	p.mu.Lock()
+	for key, g := range p.groups {
+		for _, c := range g.tunnels {
+			all = append(all, keyed{key, c})
+		}
+	}
+	p.mu.Unlock()
+	out := make([]TunnelStats, 0, len(all))
+	for _, k := range all {
+		out = append(out, k.c.stats(k.key))
+	}
+	return out
+}

@@ -1,0 +1,188 @@
+package hbone
+
+import (
+	"strconv"
+
+	"golang.org/x/net/http2"
+)
+
+// headers handles a header block: a CONNECT request at a server, its answer at
+// a client.
+func (r *reader) headers(f *http2.MetaHeadersFrame) error {
+	id := f.StreamID
+	if r.c.client {
+		return r.answer(f, id)
+	}
+	r.c.mu.Lock()
+	s := r.c.streams[id]
+	r.c.mu.Unlock()
+	if s != nil {
+		// Nothing but DATA may follow on a CONNECT stream (RFC 9113 section 8.5).
+		code := http2.ErrCodeProtocol
+		if s.peerEnded() {
+			code = http2.ErrCodeStreamClosed
+		}
+		return r.resetStream(s, id, code)
+	}
+	if id%2 == 1 && id <= r.lastIDOwn() {
+		return connError{http2.ErrCodeStreamClosed, "HEADERS on a closed stream"}
+	}
+	if err := r.takeID(id); err != nil {
+		return err
+	}
+	if f.HasPriority() && f.Priority.StreamDep == id {
+		return r.streamFailed(id, http2.ErrCodeProtocol)
+	}
+	return r.request(f, id)
+}
+
+func (r *reader) lastIDOwn() uint32 {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.c.lastID
+}
+
+// takeID notes that the peer has opened stream id: ids are odd and grow (RFC
+// 9113 section 5.1.1).
+func (r *reader) takeID(id uint32) error {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id%2 == 0 || id <= c.lastID {
+		return connError{http2.ErrCodeProtocol, "stream id " + strconv.FormatUint(uint64(id), 10) + " is even or not above the last"}
+	}
+	if !c.finalSent {
+		c.lastID = id
+	}
+	return nil
+}
+
+// request starts the handler of a new stream, or refuses it.
+func (r *reader) request(f *http2.MetaHeadersFrame, id uint32) error {
+	c := r.c
+	if f.Truncated {
+		return r.refuse(id, 431, f.StreamEnded())
+	}
+	req := new(Request)
+	var method string
+	bad := false
+	for _, h := range f.Fields {
+		switch h.Name {
+		case ":method":
+			method = h.Value
+		case ":authority":
+			req.Authority = h.Value
+		case ":scheme", ":path", ":protocol":
+			bad = true
+		case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
+			return r.streamFailed(id, http2.ErrCodeProtocol) // RFC 9113 section 8.2.2
+		case "te":
+			if h.Value != "trailers" {
+				return r.streamFailed(id, http2.ErrCodeProtocol)
+			}
+		case "content-length":
+			// Means nothing to CONNECT (RFC 9110 section 9.3.6).
+		default:
+			req.Header = append(req.Header, Header{h.Name, h.Value})
+		}
+	}
+	if method != "CONNECT" {
+		if !wellFormed(f) {
+			return r.streamFailed(id, http2.ErrCodeProtocol)
+		}
+		return r.refuse(id, 400, f.StreamEnded())
+	}
+	if bad || req.Authority == "" {
+		return r.streamFailed(id, http2.ErrCodeProtocol) // RFC 9113 section 8.5
+	}
+
+	s := newStream(c)
+	s.id = id
+	s.req = req
+	c.mu.Lock()
+	if c.finalSent || c.err != nil {
+		c.mu.Unlock()
+		return r.streamFailed(id, http2.ErrCodeRefusedStream)
+	}
+	if c.working >= int(c.opt.maxStreams) {
+		c.mu.Unlock()
+		return r.streamFailed(id, http2.ErrCodeRefusedStream)
+	}
+	// A slot is free again when the handler has returned, not when the peer
+	// has reset the stream: resets buy no work.
+	c.working++
+	c.streams[id] = s
+	c.w.mu.Lock()
+	s.credit = c.w.initial
+	c.w.mu.Unlock()
+	c.mu.Unlock()
+	if f.StreamEnded() {
+		s.receive(nil, true)
+	}
+	c.wg.Go(func() { c.runHandler(s) })
+	return nil
+}
+
+// runHandler runs the handler of one stream and ends what it leaves open.
+func (c *conn) runHandler(s *Stream) {
+	defer func() {
+		s.Close()
+		s.cancel()
+		c.mu.Lock()
+		c.working--
+		c.closeIfDoneLocked()
+		c.mu.Unlock()
+	}()
+	c.serve(s)
+}
+
+// wellFormed says whether the pseudo-headers make an ordinary request (RFC 9113
+// section 8.3.1). Framer has checked the rest.
+func wellFormed(f *http2.MetaHeadersFrame) bool {
+	return f.PseudoValue("method") != "" && f.PseudoValue("scheme") != "" && f.PseudoValue("path") != ""
+}
+
+// refuse answers a stream that never starts.
+func (r *reader) refuse(id uint32, status int, ended bool) error {
+	if err := r.c.abuse.count(abuseOther); err != nil {
+		return err
+	}
+	return r.c.w.later(func(b []byte) []byte {
+		b = appendHeaders(b, id, appendStatus(nil, status, nil), true)
+		if !ended {
+			b = appendRSTStream(b, id, http2.ErrCodeNo)
+		}
+		return b
+	})
+}
+
+// answer handles the answer to a CONNECT.
+func (r *reader) answer(f *http2.MetaHeadersFrame, id uint32) error {
+	s, err := r.lookup(id)
+	if err != nil || s == nil {
+		return err
+	}
+	status, aerr := strconv.Atoi(f.PseudoValue("status"))
+	if aerr != nil || status < 100 || status > 999 || status == 101 || f.Truncated {
+		s.resetLater(http2.ErrCodeProtocol)
+		return nil
+	}
+	if status < 200 {
+		if f.StreamEnded() {
+			s.resetLater(http2.ErrCodeProtocol)
+		}
+		return r.c.abuse.count(abuseOther)
+	}
+	var hs []Header
+	for _, h := range f.RegularFields() {
+		hs = append(hs, Header{h.Name, h.Value})
+	}
+	if !s.answered(status, hs) {
+		s.resetLater(http2.ErrCodeProtocol) // trailers, on a CONNECT stream
+		return nil
+	}
+	if f.StreamEnded() {
+		s.receive(nil, true)
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package hbone
+
+import (
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// readChunk is how much is asked of the socket at a time: several TLS records
+// for one system call.
+const readChunk = 8 * recordSize
+
+// mergeBytes is how many bytes of TLS records are gathered for one write.
+const mergeBytes = 4*recordSize + 4*256
+
+// wire is the TCP connection under the TLS one. It stands between the two
+// because crypto/tls asks for one record at a time, in both directions: wire
+// reads and writes several for a system call, and lets the reader find out
+// whether another record is at hand without waiting for it.
+type wire struct {
+	net.Conn
+	raw syscall.RawConn // nil when Conn is not a socket
+
+	// The reader's own.
+	polled  bool    // Read answers errNothingAtHand instead of waiting
+	in      *[]byte // nil while nothing is buffered
+	r, n    int
+	fillErr error
+	fillFn  func(fd uintptr) bool
+
+	mu      sync.Mutex // guards the rest; the peer's KeyUpdate makes the reader write
+	merging bool
+	out     []byte
+	outErr  error
+}
+
+func newWire(c net.Conn) *wire {
+	w := &wire{Conn: c}
+	if sc, ok := c.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			w.raw = raw
+			w.fillFn = w.fillOnce
+		}
+	}
+	return w
+}
+
+// errNothingAtHand is a temporary net.Error, so that crypto/tls keeps a record
+// that has arrived in part and goes on with it at the next Read.
+var errNothingAtHand net.Error = nothingAtHand{}
+
+type nothingAtHand struct{}
+
+func (nothingAtHand) Error() string   { return "hbone: no complete TLS record at hand" }
+func (nothingAtHand) Timeout() bool   { return true }
+func (nothingAtHand) Temporary() bool { return true }
+
+var chunkPool = sync.Pool{New: func() any { b := make([]byte, readChunk); return &b }}
+
+func (w *wire) Read(p []byte) (int, error) {
+	if w.n > w.r {
+		n := copy(p, (*w.in)[w.r:w.n])
+		w.r += n
+		if w.r == w.n {
+			w.release()
+		}
+		return n, nil
+	}
+	if w.polled {
+		return 0, errNothingAtHand
+	}
+	return w.Conn.Read(p)
+}
+
+// fill waits until the socket has bytes and reads what it has. While it waits
+// it holds no buffer.
+func (w *wire) fill() error {
+	if w.raw == nil {
+		w.take()
+		n, err := w.Conn.Read(*w.in)
+		if n > 0 {
+			w.n = n
+			return nil
+		}
+		w.release()
+		if err == nil {
+			err = io.ErrNoProgress
+		}
+		return err
+	}
+	w.fillErr = nil
+	if err := w.raw.Read(w.fillFn); err != nil {
+		return err
+	}
+	return w.fillErr
+}
+
+func (w *wire) fillOnce(fd uintptr) bool {
+	w.take()
+	for {
+		n, err := syscall.Read(int(fd), *w.in)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			w.release()
+			return false
+		case err != nil:
+			w.release()
+			w.fillErr = &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
+		case n == 0:
+			w.release()
+			w.fillErr = io.EOF
+		default:
+			w.n = n
+		}
+		return true
+	}
+}
+
+func (w *wire) take() {
+	if w.in == nil {
+		w.in = chunkPool.Get().(*[]byte)
+	}
+	w.r, w.n = 0, 0
+}
+
+func (w *wire) release() {
+	w.r, w.n = 0, 0
+	if w.in != nil {
+		chunkPool.Put(w.in)
+		w.in = nil
+	}
+}
+
+var outPool = sync.Pool{New: func() any { b := make([]byte, 0, mergeBytes); return &b }}
+
+// merge gathers what is written until flush.
+func (w *wire) merge() {
+	w.mu.Lock()
+	w.merging = true
+	w.mu.Unlock()
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outErr != nil {
+		return 0, w.outErr
+	}
+	if !w.merging {
+		return w.Conn.Write(p)
+	}
+	if w.out == nil {
+		w.out = (*outPool.Get().(*[]byte))[:0]
+	}
+	if len(w.out)+len(p) > cap(w.out) {
+		if err := w.flushLocked(); err != nil {
+			return 0, err
+		}
+	}
+	w.out = append(w.out, p...)
+	return len(p), nil
+}
+
+// flush writes what merge gathered.
+func (w *wire) flush() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.merging = false
+	err := w.flushLocked()
+	if w.out != nil {
+		out := w.out[:0]
+		w.out = nil
+		outPool.Put(&out)
+	}
+	return err
+}
+
+func (w *wire) flushLocked() error {
+	if w.outErr != nil || len(w.out) == 0 {
+		return w.outErr
+	}
+	_, w.outErr = w.Conn.Write(w.out)
+	w.out = w.out[:0]
+	return w.outErr
+}
+
+// lastWords bounds how long a farewell (GOAWAY, close_notify) may hold up the
+// closing of a connection.
+const lastWords = time.Second

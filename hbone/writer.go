@@ -1,0 +1,431 @@
+package hbone
+
+import (
+	"sync"
+
+	"golang.org/x/net/http2"
+)
+
+// Sizes that shape the writer, in bytes.
+const (
+	// highWater is how much bulk DATA may wait for the wire, over all streams.
+	highWater = 512 << 10
+	// batchBytes is how much is written before the writer looks for small
+	// frames again: what a small frame waits for, at most.
+	batchBytes = 256 << 10
+	// smallData is how long a quiet stream's DATA may be to go before bulk.
+	smallData = 4 << 10
+	// maxControl bounds frames that wait for a peer that does not read.
+	maxControl = 1 << 20
+	// keepControl is how large a control buffer an idle tunnel keeps.
+	keepControl = 2 << 10
+	// maxRounds is how many batches a stream's goroutine writes for others
+	// before it hands the work to a goroutine made for it.
+	maxRounds = 4
+)
+
+// writer puts the frames of one tunnel in order and writes them.
+//
+// Whoever has something to write and finds nobody writing becomes the writer
+// and writes in its own goroutine, so that a lone message waits for no hand-off.
+// Others leave their frames and go on. There are two lines: prio holds complete
+// small frames (control frames, and small DATA of streams that have no bulk
+// waiting), bulk holds filled buffers in the order in which they came. A batch
+// is all of prio, then bulk up to batchBytes.
+//
+// A stream asks for leave (reserve) before it reads from its source, so that it
+// holds no buffer while it waits: for its own credit, the tunnel's credit, and,
+// unless it is quiet, for room below highWater, in the order of asking.
+type writer struct {
+	c *conn
+
+	mu      sync.Mutex
+	idle    sync.Cond // busy became false
+	busy    bool
+	err     error
+	prio    []byte
+	spare   []byte // prio of the batch before
+	gen     uint64 // batches begun
+	bulk    ring
+	batch   []*buffer // the batch being written; the writer's own while busy
+	room    int       // below highWater
+	waiters []*Stream // for room, first come first served
+	starved []*Stream // for the tunnel's credit
+	credit  int64     // the tunnel's, from the peer
+	initial int64     // the peer's SETTINGS_INITIAL_WINDOW_SIZE
+	maxData int       // longest payload: the peer's SETTINGS_MAX_FRAME_SIZE, in whole records
+}
+
+func (w *writer) init(c *conn) {
+	w.c = c
+	w.idle.L = &w.mu
+	w.gen = 1 // so that the zero prioGen of a new stream is in the past
+	w.room = highWater
+	w.credit = defaultWindow
+	w.initial = defaultWindow
+	w.maxData = payloadCap(classSmall)
+}
+
+// ring is a queue of buffers that reuses its array.
+type ring struct {
+	b    []*buffer
+	head int
+	n    int
+}
+
+func (r *ring) push(b *buffer) {
+	if r.n == len(r.b) {
+		grown := make([]*buffer, max(8, 2*len(r.b)))
+		for i := range r.n {
+			grown[i] = r.b[(r.head+i)%len(r.b)]
+		}
+		r.b, r.head = grown, 0
+	}
+	r.b[(r.head+r.n)%len(r.b)] = b
+	r.n++
+}
+
+func (r *ring) pop() *buffer {
+	b := r.b[r.head]
+	r.b[r.head] = nil
+	r.head = (r.head + 1) % len(r.b)
+	r.n--
+	return b
+}
+
+// reserveLocked takes leave to send up to want bytes of s. n is 0 when s has to
+// wait first; it is then in the line for what it lacks and sendCond will be
+// signalled. A quiet stream (one whose reads are small) does not wait for room.
+func (w *writer) reserveLocked(s *Stream, want int, quiet bool) (n int, err error) {
+	if err := s.sendErr; err != nil {
+		w.returnRoomLocked(s)
+		return 0, err
+	}
+	if w.credit <= 0 {
+		w.returnRoomLocked(s)
+		if !s.starved {
+			s.starved = true
+			w.starved = append(w.starved, s)
+		}
+		return 0, nil
+	}
+	if s.credit <= 0 {
+		w.returnRoomLocked(s)
+		return 0, nil // updateStream signals
+	}
+	want = min(want, w.maxData)
+	if s.roomHeld == 0 && (!quiet || s.prioGen == w.gen) {
+		if s.waiting {
+			return 0, nil
+		}
+		if len(w.waiters) > 0 || w.room < want {
+			s.waiting, s.roomWant = true, want
+			w.waiters = append(w.waiters, s)
+			return 0, nil
+		}
+		w.room -= want
+		s.roomHeld = want
+	}
+	n = int(min(int64(want), s.credit, w.credit))
+	s.credit -= int64(n)
+	w.credit -= int64(n)
+	return n, nil
+}
+
+// tryReserve is reserveLocked for a caller that must not block.
+func (w *writer) tryReserve(s *Stream, want int, quiet bool) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reserveLocked(s, want, quiet)
+}
+
+// reserve waits for leave to send. deadline, when not nil, is asked at every
+// wake-up.
+func (w *writer) reserve(s *Stream, want int, quiet bool, deadline func() error) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		n, err := w.reserveLocked(s, want, quiet)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		if deadline != nil {
+			if err := deadline(); err != nil {
+				return 0, err
+			}
+		}
+		s.sendCond.Wait()
+	}
+}
+
+// refund gives back leave that was not used.
+func (w *writer) refund(s *Stream, n int) {
+	w.mu.Lock()
+	s.credit += int64(n)
+	w.creditLocked(int64(n))
+	w.returnRoomLocked(s)
+	w.mu.Unlock()
+}
+
+func (w *writer) returnRoomLocked(s *Stream) {
+	if s.roomHeld > 0 {
+		w.room += s.roomHeld
+		s.roomHeld = 0
+		w.grantLocked()
+	}
+}
+
+// grantLocked gives room to those who wait for it.
+func (w *writer) grantLocked() {
+	for len(w.waiters) > 0 {
+		s := w.waiters[0]
+		if s.sendErr == nil {
+			if w.room < s.roomWant {
+				return
+			}
+			w.room -= s.roomWant
+			s.roomHeld = s.roomWant
+		}
+		s.waiting = false
+		w.waiters[0] = nil
+		w.waiters = w.waiters[1:]
+		s.sendCond.Signal()
+	}
+	w.waiters = nil
+}
+
+// creditLocked adds to the tunnel's credit and wakes those who wait for it.
+func (w *writer) creditLocked(n int64) {
+	w.credit += n
+	if w.credit <= 0 || len(w.starved) == 0 {
+		return
+	}
+	for _, s := range w.starved {
+		s.starved = false
+		s.sendCond.Signal()
+	}
+	clear(w.starved)
+	w.starved = w.starved[:0]
+}
+
+// data queues a filled buffer of s, of which reserved bytes had been granted,
+// and takes the buffer over. It may write, its own and others' frames.
+func (w *writer) data(s *Stream, b *buffer, reserved int) error {
+	w.mu.Lock()
+	if unused := int64(reserved - b.n); unused > 0 {
+		s.credit += unused
+		w.creditLocked(unused)
+	}
+	if err := s.sendErr; err != nil {
+		w.creditLocked(int64(b.n))
+		w.returnRoomLocked(s)
+		w.mu.Unlock()
+		putBuffer(b)
+		return err
+	}
+	if b.end {
+		s.endQueued = true
+	}
+	if b.n <= smallData && s.inBulk == 0 && (s.prioGen != w.gen || b.n == 0) {
+		w.prio = append(w.prio, b.frame(s.id)...)
+		if b.n > 0 {
+			s.prioGen = w.gen
+		}
+		w.returnRoomLocked(s)
+		putBuffer(b)
+	} else {
+		w.room += s.roomHeld - b.n // a stream that was quiet may overdraw, by one buffer
+		s.roomHeld = 0
+		s.inBulk++
+		b.s = s
+		w.bulk.push(b)
+		w.grantLocked()
+	}
+	w.writeOrLeaveLocked()
+	return nil
+}
+
+// control queues frames that add appends to prio, and writes them unless
+// somebody is writing. The reader of a tunnel must not use it: were both ends'
+// readers to wait for the other to read, neither would.
+func (w *writer) control(add func([]byte) []byte) {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.prio = add(w.prio)
+	w.writeOrLeaveLocked()
+}
+
+// later queues control frames without writing: the reader's way. flush follows.
+func (w *writer) later(add func([]byte) []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return w.err
+	}
+	w.prio = add(w.prio)
+	if len(w.prio) > maxControl {
+		return connError{http2.ErrCodeEnhanceYourCalm, "peer makes us answer and does not read the answers"}
+	}
+	return nil
+}
+
+// flush has what later left written, by a goroutine of its own.
+func (w *writer) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy || w.err != nil || len(w.prio) == 0 && w.bulk.n == 0 {
+		return
+	}
+	w.busy = true
+	w.c.wg.Go(w.writeForOthers)
+}
+
+// writeOrLeaveLocked unlocks mu.
+func (w *writer) writeOrLeaveLocked() {
+	if w.busy || w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.busy = true
+	w.mu.Unlock()
+	w.write(maxRounds)
+}
+
+// writeForOthers is the body of the goroutine that takes the work over from a
+// stream that has written enough for others.
+func (w *writer) writeForOthers() { w.write(-1) }
+
+// write writes batches until nothing is left. The caller has set busy. After
+// rounds batches (never, if negative) it leaves the rest to a new goroutine.
+func (w *writer) write(rounds int) {
+	w.mu.Lock()
+	for {
+		if w.err != nil || len(w.prio) == 0 && w.bulk.n == 0 {
+			w.busy = false
+			if w.err != nil {
+				w.bulk = ring{}
+			}
+			if cap(w.prio) > keepControl && len(w.prio) == 0 {
+				w.prio = nil
+			}
+			if cap(w.spare) > keepControl {
+				w.spare = nil
+			}
+			w.idle.Broadcast()
+			w.mu.Unlock()
+			return
+		}
+		if rounds == 0 {
+			w.c.wg.Go(w.writeForOthers)
+			w.mu.Unlock()
+			return
+		}
+		rounds--
+		prio := w.prio
+		w.prio, w.spare = w.spare[:0], nil
+		w.takeBatchLocked()
+		w.gen++
+		w.mu.Unlock()
+
+		err := w.c.writeBatch(prio, w.batch)
+
+		w.mu.Lock()
+		w.spare = prio[:0]
+		for i, b := range w.batch {
+			w.doneLocked(b)
+			w.batch[i] = nil
+		}
+		w.batch = w.batch[:0]
+		w.grantLocked()
+		if err != nil && w.err == nil {
+			w.err = err
+			w.mu.Unlock()
+			w.c.fail(err)
+			w.mu.Lock()
+		}
+	}
+}
+
+// takeBatchLocked moves bulk into batch, without the frames of streams that
+// were reset: DATA after RST_STREAM is an error (RFC 9113 section 5.1).
+func (w *writer) takeBatchLocked() {
+	for size := 0; w.bulk.n > 0 && size < batchBytes; {
+		b := w.bulk.pop()
+		if b.s.resetSent {
+			w.creditLocked(int64(b.n))
+			w.doneLocked(b)
+			continue
+		}
+		size += b.n
+		w.batch = append(w.batch, b)
+	}
+}
+
+func (w *writer) doneLocked(b *buffer) {
+	b.s.inBulk--
+	w.room += b.n
+	putBuffer(b)
+}
+
+// updateStream adds to the credit of s. It reports whether the peer went over
+// the limit (RFC 9113 section 6.9.1).
+func (w *writer) updateStream(s *Stream, n int64) (overflow bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.credit += n; s.credit > maxWindow {
+		return true
+	}
+	if s.credit > 0 {
+		s.sendCond.Signal()
+	}
+	return false
+}
+
+// updateTunnel adds to the credit of the tunnel.
+func (w *writer) updateTunnel(n int64) (overflow bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.credit+n > maxWindow {
+		return true
+	}
+	w.creditLocked(n)
+	return false
+}
+
+// endSend ends the sending side of s with err, unless it has ended.
+func (w *writer) endSend(s *Stream, err error) {
+	w.mu.Lock()
+	if s.sendErr == nil {
+		s.sendErr = err
+	}
+	s.sendCond.Broadcast()
+	w.mu.Unlock()
+}
+
+// fail ends all writing with err.
+func (w *writer) fail(err error) {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = err
+	}
+	w.mu.Unlock()
+}
+
+// waitIdle waits until nobody writes. The connection's write deadline bounds it.
+func (w *writer) waitIdle() {
+	w.mu.Lock()
+	for w.busy {
+		w.idle.Wait()
+	}
+	w.mu.Unlock()
+}
+
+// queued is how many bytes of bulk wait for the wire.
+func (w *writer) queued() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return highWater - w.room
+}
