@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/adit-mesh/adit/e2e/lab"
+	"github.com/adit-mesh/adit/e2e/testbed"
 )
 
 // Options say how to run the demo.
@@ -30,12 +31,18 @@ var (
 	ErrInterrupted = errors.New("the demo was interrupted; everything it made is removed")
 )
 
+// nsPrefix is before the names of all namespaces of the demo.
+const nsPrefix = "adit-demo-"
+
 // demo is a run in progress. One goroutine owns it.
 type demo struct {
 	Options
-	*network
+	*testbed.Network
 	*report
 	began  time.Time
+	files  testbed.Files
+	agentA *testbed.Agent
+	agentB *testbed.Agent
 	tokens []string // what must never be seen on the link
 	whole  *watch   // the link, from the first agent to the end
 	open   *ticks   // a stream that was opened before there were agents
@@ -62,11 +69,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color}, began: time.Now()}
+	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color}, files: testbed.Files{Dir: o.Dir}, began: time.Now()}
 	defer func() { err = d.cleanUp(ctx, l, err) }()
-	if d.network, err = buildNetwork(l); err != nil {
+	if d.Network, err = testbed.Build(l); err != nil {
 		return err
 	}
+	d.agentA = &testbed.Agent{Binary: o.Binary, Files: d.files, Node: d.NodeA}
+	d.agentB = &testbed.Agent{Binary: o.Binary, Files: d.files, Node: d.NodeB}
 	return d.run(ctx)
 }
 
@@ -105,11 +114,11 @@ func (d *demo) run(ctx context.Context) error {
 func (d *demo) introduce() {
 	d.line(d.paint(bold, "adit demo: two nodes, four pods, and no proxy configured in any of them"))
 	d.line("")
-	for i, n := range d.nodes {
-		d.line(fmt.Sprintf("    %s  %-10s %s", n.name, n.v4, n.v6))
-		var pods []*pod
-		for _, p := range d.pods {
-			if p.node == n {
+	for i, n := range d.Nodes {
+		d.line(fmt.Sprintf("    %s  %-10s %s", n.Name, n.V4, n.V6))
+		var pods []*testbed.Pod
+		for _, p := range d.Pods {
+			if p.Node == n {
 				pods = append(pods, p)
 			}
 		}
@@ -118,14 +127,14 @@ func (d *demo) introduce() {
 			if j == len(pods)-1 {
 				branch = "└─"
 			}
-			d.line(fmt.Sprintf("      %s %-9s %-11s %-15s %s", branch, p.name, p.v4, p.v6, d.paint(dim, p.identity())))
+			d.line(fmt.Sprintf("      %s %-9s %-11s %-15s %s", branch, p.Name, p.V4, p.V6, d.paint(dim, p.Identity())))
 		}
 		if i == 0 {
 			d.line("      ║ the link: watched by a packet capture from here on")
 		}
 	}
-	d.line(fmt.Sprintf("    service %s = %s:%d → server-b:%d", serviceHost, serviceVIP, servicePort, appPort))
-	d.line(fmt.Sprintf("    policy  only %s may call the servers", d.client.identity()))
+	d.line(fmt.Sprintf("    service %s = %s:%d → server-b:%d", testbed.ServiceHost, testbed.ServiceVIP, testbed.ServicePort, testbed.AppPort))
+	d.line(fmt.Sprintf("    policy  only %s may call the servers", d.Client.Identity()))
 }
 
 // cleanUp removes everything but, after a failure, what explains it.
@@ -147,7 +156,7 @@ func (d *demo) cleanUp(ctx context.Context, l *lab.Lab, err error) error {
 	closed := l.Close()
 	if failed {
 		// Keys stay nowhere.
-		return errors.Join(err, closed, os.RemoveAll(filepath.Join(d.Dir, "ca")))
+		return errors.Join(err, closed, os.RemoveAll(d.files.CA()))
 	}
 	return errors.Join(err, closed, os.RemoveAll(d.Dir))
 }
@@ -158,12 +167,12 @@ func (d *demo) explain(err error) {
 		d.line("")
 		d.line("    " + d.paint(red, "✗ "+err.Error()))
 	}
-	if d.network == nil {
+	if d.Network == nil {
 		return
 	}
-	for _, n := range d.nodes {
-		path := agentLogPath(d.Dir, n)
-		lines := lastLines(path, 8)
+	for _, n := range d.Nodes {
+		path := d.files.Log(n)
+		lines := testbed.LastLines(path, 8)
 		if lines == nil {
 			continue
 		}
@@ -197,21 +206,21 @@ func (d *demo) invite() {
 		"everything is up until Ctrl-C. In another terminal, as root:",
 		"",
 		"  # ask as the client, by pod address and by service address",
-		fmt.Sprintf("  %s demo get client %s", self, url(d.serverB.v4, appPort)),
-		fmt.Sprintf("  %s demo get client %s", self, url(serviceVIP, servicePort)),
+		fmt.Sprintf("  %s demo get client %s", self, url(d.ServerB.V4, testbed.AppPort)),
+		fmt.Sprintf("  %s demo get client %s", self, url(testbed.ServiceVIP, testbed.ServicePort)),
 		"",
 		"  # be refused as the intruder; the agent of the server says why",
-		fmt.Sprintf("  %s demo get intruder %s", self, url(d.serverB.v4, appPort)),
-		fmt.Sprintf("  tail -n 1 %s", accessLogPath(d.Dir, d.nodeB)),
+		fmt.Sprintf("  %s demo get intruder %s", self, url(d.ServerB.V4, testbed.AppPort)),
+		fmt.Sprintf("  tail -n 1 %s", d.files.AccessLog(d.NodeB)),
 		"",
 		"  # let the intruder in: the agents read the file again at once",
-		fmt.Sprintf("  sed -i 's|sa/client}|sa/intruder}|' %s", filepath.Join(d.Dir, "world.yaml")),
-		fmt.Sprintf("  %s demo get intruder %s", self, url(d.serverB.v4, appPort)),
+		fmt.Sprintf("  sed -i 's|sa/client}|sa/intruder}|' %s", d.files.World()),
+		fmt.Sprintf("  %s demo get intruder %s", self, url(d.ServerB.V4, testbed.AppPort)),
 		"",
 		"  # what an agent knows, and counts",
-		fmt.Sprintf("  %s demo get node-a %s/config_dump", self, adminURL),
-		fmt.Sprintf("  %s demo get node-a %s/connections", self, adminURL),
-		fmt.Sprintf("  %s demo get node-b %s", self, metricsURL),
+		fmt.Sprintf("  %s demo get node-a %s/config_dump", self, testbed.AdminURL),
+		fmt.Sprintf("  %s demo get node-a %s/connections", self, testbed.AdminURL),
+		fmt.Sprintf("  %s demo get node-b %s", self, testbed.MetricsURL),
 		"",
 	} {
 		d.line(l)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/adit-mesh/adit/e2e/lab/labtest"
+	"github.com/adit-mesh/adit/e2e/testbed"
 )
 
 // The test binary is also the program that runs in the pods.
@@ -33,12 +34,12 @@ func TestTheCaptureFindsPlaintext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	l := labtest.New(t)
-	n, err := buildNetwork(l)
+	n, err := testbed.Build(l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	d := &demo{Options: Options{Binary: "/proc/self/exe", Dir: t.TempDir()}, report: &report{out: &out}, network: n}
+	d := &demo{Options: Options{Binary: "/proc/self/exe", Dir: t.TempDir()}, report: &report{out: &out}, Network: n}
 	err = d.plaintextIsReadable(ctx)
 	if d.open != nil {
 		defer d.open.Close()
@@ -46,8 +47,8 @@ func TestTheCaptureFindsPlaintext(t *testing.T) {
 	if err != nil || d.failed > 0 {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	for _, to := range []string{url(n.serverB.v6, appPort), url(n.serverA.v4, appPort), url(n.serverA.v6, appPort)} {
-		if _, err := n.intruder.ask(ctx, to, "x"); err != nil {
+	for _, to := range []string{url(n.ServerB.V6, testbed.AppPort), url(n.ServerA.V4, testbed.AppPort), url(n.ServerA.V6, testbed.AppPort)} {
+		if _, err := ask(ctx, n.Intruder.NS, to, "x"); err != nil {
 			t.Errorf("intruder to %s before there is a policy: %v", to, err)
 		}
 	}

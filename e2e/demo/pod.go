@@ -3,16 +3,17 @@ package demo
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"os/exec"
 	"sync/atomic"
+	"syscall"
 	"time"
-)
 
-// appPort is where the HTTP servers of the pods listen.
-const appPort = 8080
+	"github.com/adit-mesh/adit/e2e/testbed"
+)
 
 // answer is what a pod's server says about a request, from its own side.
 type answer struct {
@@ -67,6 +68,34 @@ func ServePod(ctx context.Context, name, addr string) error {
 		<-served
 		return nil
 	}
+}
+
+// startServer runs the application in a pod and waits until it listens.
+func startServer(ctx context.Context, binary string, p *testbed.Pod) error {
+	cmd := exec.Command(binary, "demo", "pod", p.Name, fmt.Sprintf(":%d", testbed.AppPort))
+	// Its own process group: Ctrl-C is for the demo, which then stops it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	process, err := p.NS.Start(cmd)
+	if err != nil {
+		return err
+	}
+	return testbed.Poll(ctx, 5*time.Second, func() error {
+		select {
+		case <-process.Done():
+			return testbed.Permanent{Err: fmt.Errorf("server in %s: %w", p.Name, process.Wait())}
+		default:
+		}
+		c, err := p.NS.Dial(ctx, nil, "tcp", fmt.Sprintf("127.0.0.1:%d", testbed.AppPort))
+		if err != nil {
+			return fmt.Errorf("server in %s: %w", p.Name, err)
+		}
+		return c.Close()
+	})
+}
+
+// url is a server at one of its addresses.
+func url(addr netip.Addr, port uint16) string {
+	return "http://" + netip.AddrPortFrom(addr, port).String()
 }
 
 func serveTicks(w http.ResponseWriter, r *http.Request) {
@@ -142,10 +171,10 @@ func (t *ticks) read(res *http.Response) {
 // advance waits until n more ticks have arrived.
 func (t *ticks) advance(ctx context.Context, n int64) error {
 	want := t.last.Load() + n
-	return poll(ctx, 5*time.Second, func() error {
+	return testbed.Poll(ctx, 5*time.Second, func() error {
 		select {
 		case <-t.done:
-			return permanent{fmt.Errorf("the stream ended after tick %d: %w", t.last.Load(), t.err)}
+			return testbed.Permanent{Err: fmt.Errorf("the stream ended after tick %d: %w", t.last.Load(), t.err)}
 		default:
 		}
 		if got := t.last.Load(); got < want {
@@ -165,27 +194,4 @@ func (t *ticks) Close() error {
 	t.cancel()
 	<-t.done
 	return nil
-}
-
-// permanent ends a poll at once.
-type permanent struct{ error }
-
-func (p permanent) Unwrap() error { return p.error }
-
-// poll calls f until it returns nil. Its last error says what was missing.
-func poll(ctx context.Context, patience time.Duration, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		err := f()
-		var p permanent
-		if err == nil || errors.As(err, &p) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w (waited %s)", err, patience)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }

@@ -9,17 +9,15 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/lab"
+	"github.com/adit-mesh/adit/e2e/testbed"
 )
 
 // ask sends one request with a token, on a connection of its own.
-func (p *pod) ask(ctx context.Context, base, token string) (answer, error) {
-	return askFrom(ctx, httpFrom(p.ns), base, token)
-}
-
-func askFrom(ctx context.Context, client *http.Client, base, token string) (answer, error) {
+func ask(ctx context.Context, from *lab.Namespace, base, token string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	// In the path as well as in a header: both halves of a request count.
@@ -28,7 +26,7 @@ func askFrom(ctx context.Context, client *http.Client, base, token string) (answ
 		return answer{}, err
 	}
 	req.Header.Set("X-Token", token)
-	res, err := client.Do(req)
+	res, err := testbed.HTTPFrom(from).Do(req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -48,11 +46,11 @@ func askFrom(ctx context.Context, client *http.Client, base, token string) (answ
 }
 
 // checkAnswer states that a request was answered by want, which saw from.
-func (d *demo) checkAnswer(claim string, a answer, err error, want *pod, from netip.Addr, token string) {
+func (d *demo) checkAnswer(claim string, a answer, err error, want *testbed.Pod, from netip.Addr, token string) {
 	switch {
 	case err != nil:
 		d.check(false, claim, "%s", brief(err))
-	case a.Pod != want.name || a.Echo != token:
+	case a.Pod != want.Name || a.Echo != token:
 		d.check(false, claim, "answered by %q with %q", a.Pod, a.Echo)
 	default:
 		d.check(true, claim, "200 from %s", a.Pod)
@@ -65,28 +63,28 @@ func (d *demo) checkAnswer(claim string, a answer, err error, want *pod, from ne
 // something to find.
 func (d *demo) plaintextIsReadable(ctx context.Context) error {
 	d.step("Without adit the request can be read on the link")
-	for _, p := range d.pods {
-		if p.serves {
-			if err := p.startServer(ctx, d.Binary); err != nil {
+	for _, p := range d.Pods {
+		if p.Server {
+			if err := startServer(ctx, d.Binary, p); err != nil {
 				return err
 			}
 		}
 	}
-	token, to := newToken(), url(d.serverB.v4, appPort)
+	token, to := newToken(), url(d.ServerB.V4, testbed.AppPort)
 	d.does("client: GET %s/?%s", to, token)
 	var got answer
 	var asked error
-	e, err := during(ctx, d.nodeA.ns, "eth0", token, func(ctx context.Context) error {
-		got, asked = d.client.ask(ctx, to, token)
+	e, err := during(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
+		got, asked = ask(ctx, d.Client.NS, to, token)
 		return ctx.Err()
 	})
 	if err != nil {
 		return err
 	}
-	d.checkAnswer("the request is answered", got, asked, d.serverB, d.client.v4, token)
+	d.checkAnswer("the request is answered", got, asked, d.ServerB, d.Client.V4, token)
 	d.check(e.exposed > 0, "the capture finds the secret in clear", "in %d of %d frames, first in number %d: so it would find a leak", e.exposed, e.frames, e.firstFrame)
 
-	d.open, err = openTicks(ctx, httpFrom(d.client.ns), to)
+	d.open, err = openTicks(ctx, testbed.HTTPFrom(d.Client.NS), to)
 	if err != nil {
 		return fmt.Errorf("open a stream to keep through the enrolment: %w", err)
 	}
@@ -95,18 +93,16 @@ func (d *demo) plaintextIsReadable(ctx context.Context) error {
 
 func (d *demo) agentsEnrol(ctx context.Context) error {
 	d.step("An agent on each node takes the running pods into the mesh")
-	world := filepath.Join(d.Dir, "world.yaml")
-	if err := os.WriteFile(world, []byte(worldFile(d.network)), 0o644); err != nil {
+	if err := os.WriteFile(d.files.World(), []byte(d.World(testbed.OnlyClient)), 0o644); err != nil {
 		return err
 	}
-	for _, n := range d.nodes {
-		n.agent = newAgent(d.Binary, d.Dir, n)
-		d.does("%s: env -i %s agent --config %s", n.name, d.Binary, agentConfigPath(d.Dir, n))
-		took, err := n.agent.start(ctx, "hbone")
+	for _, a := range []*testbed.Agent{d.agentA, d.agentB} {
+		d.does("%s: env -i %s agent --config %s", a.Node.Name, d.Binary, d.files.Config(a.Node))
+		took, err := a.Start(ctx, testbed.Settings{})
 		if err != nil {
 			return err
 		}
-		d.check(true, "the agent is ready", "%s: process %d, %d ms after its start", n.name, n.agent.process.Cmd.Process.Pid, took.Milliseconds())
+		d.check(true, "the agent is ready", "%s: process %d, %d ms after its start", a.Node.Name, a.PID(), took.Milliseconds())
 	}
 	before := d.open.last.Load()
 	err := d.open.advance(ctx, 4)
@@ -121,7 +117,7 @@ func (d *demo) agentsEnrol(ctx context.Context) error {
 	if err != nil {
 		d.check(false, "and ends when the client ends it", "%s", brief(err))
 	}
-	d.whole, err = newWatch(d.nodeA.ns, "eth0")
+	d.whole, err = newWatch(d.NodeA.NS, "eth0")
 	return err
 }
 
@@ -134,20 +130,20 @@ func (d *demo) secret() string {
 func (d *demo) requestsWork(ctx context.Context) error {
 	d.step("The same request now goes through the mesh, and nobody configured a proxy")
 	token := d.secret()
-	fromA, fromB := d.nodeA.agent.logOffset(), d.nodeB.agent.logOffset()
-	e, err := during(ctx, d.nodeA.ns, "eth0", token, func(ctx context.Context) error {
+	fromA, fromB := d.agentA.LogOffset(), d.agentB.LogOffset()
+	e, err := during(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
 		for _, r := range []struct {
 			what string
 			to   string
 			from netip.Addr
 		}{
-			{"IPv4", url(d.serverB.v4, appPort), d.client.v4},
-			{"IPv6", url(d.serverB.v6, appPort), d.client.v6},
-			{"service", url(serviceVIP, servicePort), d.client.v4},
+			{"IPv4", url(d.ServerB.V4, testbed.AppPort), d.Client.V4},
+			{"IPv6", url(d.ServerB.V6, testbed.AppPort), d.Client.V6},
+			{"service", url(testbed.ServiceVIP, testbed.ServicePort), d.Client.V4},
 		} {
 			d.does("client: GET %s/?%s", r.to, token)
-			got, err := d.client.ask(ctx, r.to, token)
-			d.checkAnswer("the request is answered, "+r.what, got, err, d.serverB, r.from, token)
+			got, err := ask(ctx, d.Client.NS, r.to, token)
+			d.checkAnswer("the request is answered, "+r.what, got, err, d.ServerB, r.from, token)
 		}
 		return ctx.Err()
 	})
@@ -156,8 +152,8 @@ func (d *demo) requestsWork(ctx context.Context) error {
 	}
 
 	d.step("Each side verified who the other is")
-	d.checkIdentities(ctx, d.nodeA, fromA, "outbound", "the client's agent verified the server", "dst.identity", d.serverB.identity())
-	d.checkIdentities(ctx, d.nodeB, fromB, "inbound", "the server's agent verified the client", "src.identity", d.client.identity())
+	d.checkIdentities(ctx, d.agentA, fromA, "outbound", "the client's agent verified the server", "dst.identity", d.ServerB.Identity())
+	d.checkIdentities(ctx, d.agentB, fromB, "inbound", "the server's agent verified the client", "src.identity", d.Client.Identity())
 
 	d.step("On the link there is TLS, and none of the request's bytes")
 	d.does("capture on eth0 of node-a during the step before last: %d frames", e.frames)
@@ -169,53 +165,53 @@ func (d *demo) requestsWork(ctx context.Context) error {
 
 // checkIdentities looks for the access-log line in which an agent states whom
 // it verified.
-func (d *demo) checkIdentities(ctx context.Context, n *node, offset int64, direction, claim, field, id string) {
-	line, err := n.agent.logged(ctx, offset, func(e entry) bool {
-		return e.get("direction") == direction && e.get(field) == id && e.get("error") == ""
+func (d *demo) checkIdentities(ctx context.Context, a *testbed.Agent, offset int64, direction, claim, field, id string) {
+	line, err := a.Logged(ctx, offset, func(e testbed.Entry) bool {
+		return e.Get("direction") == direction && e.Get(field) == id && e.Get("error") == ""
 	})
 	if err != nil {
 		d.check(false, claim, "want %s=%s: %s", field, id, err)
 		return
 	}
 	d.check(true, claim, "%s", id)
-	d.quote(n.name, line.brief("direction", "src.addr", "src.identity", "dst.addr", "dst.hbone_addr", "dst.identity"))
+	d.quote(a.Node.Name, line.Brief("direction", "src.addr", "src.identity", "dst.addr", "dst.hbone_addr", "dst.identity"))
 }
 
 func (d *demo) outsidersAreRefused(ctx context.Context) error {
 	d.step("Policy refuses whoever is not named in it")
-	to := url(d.serverB.v4, appPort)
-	offset := d.nodeB.agent.logOffset()
+	to := url(d.ServerB.V4, testbed.AppPort)
+	offset := d.agentB.LogOffset()
 	d.does("intruder: GET %s/", to)
-	got, err := d.intruder.ask(ctx, to, d.secret())
+	got, err := ask(ctx, d.Intruder.NS, to, d.secret())
 	d.check(err != nil, "the intruder gets no answer", "%s", refusal(got, err))
 	d.check(errors.Is(err, syscall.ECONNRESET), "and knows it: a reset, not a clean end", "%s", refusal(got, err))
 
-	line, err := d.nodeB.agent.logged(ctx, offset, func(e entry) bool {
-		return e.get("src.identity") == d.intruder.identity() && e.get("error") != ""
+	line, err := d.agentB.Logged(ctx, offset, func(e testbed.Entry) bool {
+		return e.Get("src.identity") == d.Intruder.Identity() && e.Get("error") != ""
 	})
 	if err != nil {
 		d.check(false, "the refusal is in the log", "%s", err)
 	} else {
-		d.check(true, "the refusal is in the log", "%s", line.get("error"))
-		d.quote(d.nodeB.name, line.brief("src.workload", "src.identity", "dst.addr", "error"))
+		d.check(true, "the refusal is in the log", "%s", line.Get("error"))
+		d.quote(d.NodeB.Name, line.Brief("src.workload", "src.identity", "dst.addr", "error"))
 	}
 
-	value, series, err := d.nodeB.agent.metric(ctx, "istio_tcp_connections_failed_total", map[string]string{
+	value, series, err := d.agentB.Metric(ctx, "istio_tcp_connections_failed_total", map[string]string{
 		"reporter":         "destination",
-		"source_principal": d.intruder.identity(),
+		"source_principal": d.Intruder.Identity(),
 		"response_flags":   "DENY",
 	})
 	d.check(err == nil && value >= 1, "and in the metrics", "istio_tcp_connections_failed_total = %v", value)
 	if series != "" {
-		d.quote(d.nodeB.name, series)
+		d.quote(d.NodeB.Name, series)
 	}
 
 	d.does("node-a itself, which is in no mesh: GET %s/", to)
-	offset = d.nodeB.agent.logOffset()
-	got, err = askFrom(ctx, httpFrom(d.nodeA.ns), to, "nobody")
+	offset = d.agentB.LogOffset()
+	got, err = ask(ctx, d.NodeA.NS, to, "nobody")
 	d.check(err != nil, "plaintext without an identity is refused", "%s", refusal(got, err))
-	if line, err = d.nodeB.agent.logged(ctx, offset, func(e entry) bool { return e.get("error") != "" && e.get("src.identity") == "" }); err == nil {
-		d.quote(d.nodeB.name, line.brief("src.addr", "dst.addr", "error"))
+	if line, err = d.agentB.Logged(ctx, offset, func(e testbed.Entry) bool { return e.Get("error") != "" && e.Get("src.identity") == "" }); err == nil {
+		d.quote(d.NodeB.Name, line.Brief("src.addr", "dst.addr", "error"))
 	}
 	return ctx.Err()
 }
@@ -229,7 +225,7 @@ func refusal(got answer, err error) string {
 
 func (d *demo) certificateRotates(ctx context.Context) error {
 	d.step("Certificates rotate under an open connection")
-	stream, err := openTicks(ctx, httpFrom(d.client.ns), url(d.serverB.v4, appPort))
+	stream, err := openTicks(ctx, testbed.HTTPFrom(d.Client.NS), url(d.ServerB.V4, testbed.AppPort))
 	if err != nil {
 		d.check(false, "a stream opens", "%s", brief(err))
 		return ctx.Err()
@@ -241,17 +237,17 @@ func (d *demo) certificateRotates(ctx context.Context) error {
 	}
 	before := stream.last.Load()
 	for _, side := range []struct {
-		node *node
-		pod  *pod
-	}{{d.nodeA, d.client}, {d.nodeB, d.serverB}} {
-		if err := d.rotateOne(ctx, side.node.agent, side.pod.identity()); err != nil {
+		agent *testbed.Agent
+		pod   *testbed.Pod
+	}{{d.agentA, d.Client}, {d.agentB, d.ServerB}} {
+		if err := d.rotateOne(ctx, side.agent, side.pod.Identity()); err != nil {
 			_ = stream.Close()
 			return err
 		}
 	}
 	// New tunnels and old streams alike have to live with the change.
 	token := d.secret()
-	got, asked := d.client.ask(ctx, url(d.serverB.v6, appPort), token)
+	got, asked := ask(ctx, d.Client.NS, url(d.ServerB.V6, testbed.AppPort), token)
 	d.check(asked == nil && got.Echo == token, "a new connection works", "%s", refusal(got, asked))
 	err = stream.advance(ctx, 8)
 	after, conn := stream.last.Load(), stream.conn.Load()
@@ -266,17 +262,17 @@ func (d *demo) certificateRotates(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (d *demo) rotateOne(ctx context.Context, a *agent, id string) error {
-	old, err := a.serial(ctx, id)
+func (d *demo) rotateOne(ctx context.Context, a *testbed.Agent, id string) error {
+	old, err := a.Serial(ctx, id)
 	if err != nil {
 		return err
 	}
-	d.does("%s: POST %s/certificates/rotate?id=%s", a.node.name, adminURL, id)
-	if err := a.rotate(ctx, id); err != nil {
+	d.does("%s: POST %s/certificates/rotate?id=%s", a.Node.Name, testbed.AdminURL, id)
+	if err := a.Rotate(ctx, id); err != nil {
 		d.check(false, "a new certificate is in use", "%s", brief(err))
 		return ctx.Err()
 	}
-	fresh, err := a.serial(ctx, id)
+	fresh, err := a.Serial(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/testbed"
 )
 
 func (d *demo) sameNodeByTunnel(ctx context.Context) error {
@@ -17,10 +19,10 @@ func (d *demo) sameNodeByTunnel(ctx context.Context) error {
 func (d *demo) sameNodeDirect(ctx context.Context) error {
 	d.step("Between pods of one node: direct, where no NetworkPolicy needs to see it")
 	d.does("node-a: agent stopped with SIGTERM, started again with sameNode: direct")
-	if err := d.nodeA.agent.stop(); err != nil {
+	if err := d.agentA.Stop(); err != nil {
 		return err
 	}
-	took, err := d.nodeA.agent.start(ctx, "direct")
+	took, err := d.agentA.Start(ctx, testbed.Settings{SameNode: "direct"})
 	if err != nil {
 		return err
 	}
@@ -31,14 +33,14 @@ func (d *demo) sameNodeDirect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	offset := d.nodeA.agent.logOffset()
-	got, asked := d.intruder.ask(ctx, url(d.serverA.v4, appPort), d.secret())
+	offset := d.agentA.LogOffset()
+	got, asked := ask(ctx, d.Intruder.NS, url(d.ServerA.V4, testbed.AppPort), d.secret())
 	d.check(asked != nil, "policy is the same: the intruder is refused", "%s", refusal(got, asked))
-	line, err := d.nodeA.agent.logged(ctx, offset, func(e entry) bool {
-		return e.get("src.identity") == d.intruder.identity() && e.get("error") != ""
+	line, err := d.agentA.Logged(ctx, offset, func(e testbed.Entry) bool {
+		return e.Get("src.identity") == d.Intruder.Identity() && e.Get("error") != ""
 	})
 	if err == nil {
-		d.quote(d.nodeA.name, line.brief("src.workload", "src.identity", "dst.addr", "error"))
+		d.quote(d.NodeA.Name, line.Brief("src.workload", "src.identity", "dst.addr", "error"))
 	}
 	return ctx.Err()
 }
@@ -46,12 +48,12 @@ func (d *demo) sameNodeDirect(ctx context.Context) error {
 // askNeighbour sends the client's request to the server on its own node, and
 // hands the evidence from that server's link to judge.
 func (d *demo) askNeighbour(ctx context.Context, judge func(evidence)) error {
-	token, to := d.secret(), url(d.serverA.v4, appPort)
-	offset := d.nodeA.agent.logOffset()
+	token, to := d.secret(), url(d.ServerA.V4, testbed.AppPort)
+	offset := d.agentA.LogOffset()
 	d.does("client: GET %s/?%s", to, token)
-	e, err := during(ctx, d.nodeA.ns, d.serverA.name, token, func(ctx context.Context) error {
-		got, err := d.client.ask(ctx, to, token)
-		d.checkAnswer("the request is answered", got, err, d.serverA, d.client.v4, token)
+	e, err := during(ctx, d.NodeA.NS, d.ServerA.Name, token, func(ctx context.Context) error {
+		got, err := ask(ctx, d.Client.NS, to, token)
+		d.checkAnswer("the request is answered", got, err, d.ServerA, d.Client.V4, token)
 		return ctx.Err()
 	})
 	if err != nil {
@@ -60,16 +62,16 @@ func (d *demo) askNeighbour(ctx context.Context, judge func(evidence)) error {
 	judge(e)
 	d.check(e.exposed == 0 && e.streams == 0, "the secret is not on the link either way", "%d of %d frames", e.exposed, e.frames)
 	for _, direction := range []string{"outbound", "inbound"} {
-		line, err := d.nodeA.agent.logged(ctx, offset, func(e entry) bool {
-			return e.get("direction") == direction && e.get("src.identity") == d.client.identity() &&
-				e.get("dst.identity") == d.serverA.identity() && e.get("error") == ""
+		line, err := d.agentA.Logged(ctx, offset, func(e testbed.Entry) bool {
+			return e.Get("direction") == direction && e.Get("src.identity") == d.Client.Identity() &&
+				e.Get("dst.identity") == d.ServerA.Identity() && e.Get("error") == ""
 		})
 		if err != nil {
 			d.check(false, "the "+direction+" side is in the log", "%s", err)
 			continue
 		}
-		d.check(true, "the "+direction+" side is in the log", "%s → %s", d.client.identity(), d.serverA.identity())
-		d.quote(d.nodeA.name, line.brief("direction", "src.addr", "dst.addr", "dst.hbone_addr"))
+		d.check(true, "the "+direction+" side is in the log", "%s → %s", d.Client.Identity(), d.ServerA.Identity())
+		d.quote(d.NodeA.Name, line.Brief("direction", "src.addr", "dst.addr", "dst.hbone_addr"))
 	}
 	return nil
 }
@@ -79,20 +81,20 @@ func (d *demo) askNeighbour(ctx context.Context, judge func(evidence)) error {
 func (d *demo) agentDies(ctx context.Context) error {
 	d.step("An agent killed with -9: its pods fall silent, not into plaintext")
 	token := d.secret()
-	targets := []string{url(d.serverB.v4, appPort), url(d.serverB.v6, appPort), url(serviceVIP, servicePort), url(d.serverA.v4, appPort)}
-	near, err := newWatch(d.nodeA.ns, d.client.name)
+	targets := []string{url(d.ServerB.V4, testbed.AppPort), url(d.ServerB.V6, testbed.AppPort), url(testbed.ServiceVIP, testbed.ServicePort), url(d.ServerA.V4, testbed.AppPort)}
+	near, err := newWatch(d.NodeA.NS, d.Client.Name)
 	if err != nil {
 		return err
 	}
 	defer near.sniffer.Close()
-	d.does("kill -9 %d   (the agent of node-a)", d.nodeA.agent.process.Cmd.Process.Pid)
+	d.does("kill -9 %d   (the agent of node-a)", d.agentA.PID())
 	var answered int
 	refused := make(map[string]int)
-	e, err := during(ctx, d.nodeA.ns, "eth0", token, func(ctx context.Context) error {
-		d.nodeA.agent.process.Kill()
+	e, err := during(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
+		d.agentA.Kill()
 		for range 3 {
 			for _, to := range targets {
-				if _, err := d.client.ask(ctx, to, token); err != nil {
+				if _, err := ask(ctx, d.Client.NS, to, token); err != nil {
 					refused[lastPart(brief(err))]++
 				} else {
 					answered++
@@ -118,14 +120,14 @@ func (d *demo) agentDies(ctx context.Context) error {
 	d.check(n.plain == 0 && n.exposed == 0 && n.streams == 0, "nor from the client's own interface", "%d frames, %d bytes in clear", n.frames, n.plain)
 
 	began := time.Now()
-	took, err := d.nodeA.agent.start(ctx, "hbone")
+	took, err := d.agentA.Start(ctx, testbed.Settings{})
 	if err != nil {
 		return err
 	}
 	d.does("node-a: the agent is started again")
 	d.check(true, "it takes over what it finds", "ready %d ms after its start", took.Milliseconds())
-	got, err := d.client.ask(ctx, targets[0], token)
-	d.checkAnswer("new connections are served", got, err, d.serverB, d.client.v4, token)
+	got, err := ask(ctx, d.Client.NS, targets[0], token)
+	d.checkAnswer("new connections are served", got, err, d.ServerB, d.Client.V4, token)
 	if err == nil {
 		d.does("served again %d ms after the start", time.Since(began).Milliseconds())
 	}

@@ -1,4 +1,4 @@
-package demo
+package testbed
 
 import (
 	"bufio"
@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// entry is one line of an agent's access log.
-type entry struct {
+// Entry is one line of an agent's access log.
+type Entry struct {
 	line   string
 	fields map[string]any
 }
 
-// get is a field as text, "" if the line lacks it.
-func (e entry) get(name string) string {
+// Get is a field as text, "" if the line lacks it.
+func (e Entry) Get(name string) string {
 	switch v := e.fields[name].(type) {
 	case nil:
 		return ""
@@ -29,11 +29,11 @@ func (e entry) get(name string) string {
 	}
 }
 
-// brief is the line cut down to the fields named, in their order.
-func (e entry) brief(names ...string) string {
+// Brief is the line cut down to the fields named, in their order.
+func (e Entry) Brief(names ...string) string {
 	var parts []string
 	for _, name := range names {
-		if v := e.get(name); v != "" {
+		if v := e.Get(name); v != "" {
 			parts = append(parts, name+"="+v)
 		}
 	}
@@ -41,7 +41,7 @@ func (e entry) brief(names ...string) string {
 }
 
 // readAccessLog returns the whole lines after offset.
-func readAccessLog(path string, offset int64) ([]entry, error) {
+func readAccessLog(path string, offset int64) ([]Entry, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -56,9 +56,9 @@ func readAccessLog(path string, offset int64) ([]entry, error) {
 	}
 	// The last line may be half written.
 	data = data[:bytes.LastIndexByte(data, '\n')+1]
-	var entries []entry
+	var entries []Entry
 	for line := range strings.Lines(string(data)) {
-		e := entry{line: strings.TrimSpace(line)}
+		e := Entry{line: strings.TrimSpace(line)}
 		if err := json.Unmarshal([]byte(line), &e.fields); err != nil {
 			return nil, fmt.Errorf("%s: %q is not JSON: %w", path, e.line, err)
 		}
@@ -113,8 +113,8 @@ func parseLabels(s string) map[string]string {
 	return labels
 }
 
-// lastLines is the end of a file, for a report of what went wrong.
-func lastLines(path string, n int) []string {
+// LastLines is the end of a file, for a report of what went wrong.
+func LastLines(path string, n int) []string {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil

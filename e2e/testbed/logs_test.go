@@ -1,4 +1,4 @@
-package demo
+package testbed
 
 import (
 	"os"
@@ -30,11 +30,11 @@ func TestAccessLogSkipsWhatIsHalfWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, err := readAccessLog(path, int64(len(first)))
-	if err != nil || len(entries) != 1 || entries[0].get("src.addr") != "10.0.0.2:1" {
+	if err != nil || len(entries) != 1 || entries[0].Get("src.addr") != "10.0.0.2:1" {
 		t.Fatalf("read %v, %v; want the second line alone", entries, err)
 	}
 	entries, err = readAccessLog(path, 0)
-	if err != nil || len(entries) != 2 || entries[0].brief("bytes_sent", "absent", "src.addr") != "bytes_sent=5 src.addr=10.0.0.1:1" {
+	if err != nil || len(entries) != 2 || entries[0].Brief("bytes_sent", "absent", "src.addr") != "bytes_sent=5 src.addr=10.0.0.1:1" {
 		t.Fatalf("read %v, %v", entries, err)
 	}
 }
