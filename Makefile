@@ -12,11 +12,15 @@ IMAGE   ?= adit:$(VERSION)
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 STATICCHECK := .tools/staticcheck
+H2SPEC      := .tools/h2spec
 
-.PHONY: setup build demo test check bench image clean
+.PHONY: setup packages build demo test check bench image clean
 
 ## setup: install what the other targets need and the machine lacks
-setup:
+setup: packages $(STATICCHECK) $(H2SPEC)
+
+# All that building and the demo need.
+packages:
 	@command -v $(GO) >/dev/null || { echo "make: $(GO) not found; install Go 1.26 or later from https://go.dev/dl" >&2; exit 1; }
 	@want=(); \
 	command -v gcc >/dev/null || want+=(gcc libc6-dev); \
@@ -27,12 +31,15 @@ setup:
 		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get -qq -y install --no-install-recommends "$${want[@]}" >/dev/null; \
 	fi
 
-$(STATICCHECK): tools/go.mod tools/go.sum
-	@echo "setup: building staticcheck"
-	@$(GO) -C tools build -o ../$@ honnef.co/go/tools/cmd/staticcheck
+# What checks adit is pinned in a module of its own.
+$(STATICCHECK): PKG := honnef.co/go/tools/cmd/staticcheck
+$(H2SPEC): PKG := github.com/summerwind/h2spec/cmd/h2spec
+$(STATICCHECK) $(H2SPEC): tools/go.mod tools/go.sum
+	@echo "setup: building $(@F)"
+	@$(GO) -C tools build -o ../$@ $(PKG)
 
 ## build: bin/adit
-build: setup
+build: packages
 	@$(BUILD) -o bin/adit ./cmd/adit
 
 ## demo: two nodes, four pods and the evidence, in about 20 seconds; needs root
@@ -46,7 +53,7 @@ test: setup
 	@$(GO) -C tools test ./...
 
 ## check: formatting, vet, staticcheck and the import rules
-check: setup $(STATICCHECK)
+check: setup
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	if [[ -n $$bad ]]; then echo "not gofmt'd:"; echo "$$bad"; exit 1; fi
 	@$(GO) vet ./...
