@@ -25,15 +25,29 @@ import (
 
 // shake performs a handshake over c and s and one byte each way, because a
 // TLS 1.3 client learns only by reading that the server refused it.
-func shake(ctx context.Context, c, s net.Conn, client, server *tls.Config) (clientErr, serverErr error, clientConn, serverConn *tls.Conn) {
-	clientConn, serverConn = tls.Client(c, client), tls.Server(s, server)
+func shake(ctx context.Context, c, s net.Conn, client, server *tls.Config) meeting {
+	m := meeting{client: tls.Client(c, client), server: tls.Server(s, server)}
 	done := make(chan error, 1)
-	go func() { done <- greet(ctx, serverConn) }()
-	clientErr = greet(ctx, clientConn)
-	if clientErr != nil {
+	go func() { done <- greet(ctx, m.server) }()
+	m.clientErr = greet(ctx, m.client)
+	if m.clientErr != nil {
 		c.Close()
 	}
-	return clientErr, <-done, clientConn, serverConn
+	m.serverErr = <-done
+	return m
+}
+
+// meeting is what both sides made of a handshake.
+type meeting struct {
+	client, server       *tls.Conn
+	clientErr, serverErr error
+}
+
+func (m meeting) ok(t *testing.T, why string) {
+	t.Helper()
+	if m.clientErr != nil || m.serverErr != nil {
+		t.Errorf("%s: client: %v; server: %v", why, m.clientErr, m.serverErr)
+	}
 }
 
 func greet(ctx context.Context, c *tls.Conn) error {
@@ -67,7 +81,7 @@ func loopback(t *testing.T) (client, server net.Conn) {
 	return client, server
 }
 
-func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error, clientConn, serverConn *tls.Conn) {
+func handshake(t *testing.T, client, server *tls.Config) meeting {
 	t.Helper()
 	c, s := loopback(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -78,15 +92,13 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 func TestHandshake(t *testing.T) {
 	mesh := identitytest.New(t, "cluster.local")
 	web, db := mesh.ID("default", "web"), mesh.ID("default", "db")
-	clientErr, serverErr, c, s := handshake(t, mesh.ClientTLS(web, mesh.ID("default", "x"), db), mesh.ServerTLS(db))
-	if clientErr != nil || serverErr != nil {
-		t.Fatalf("client: %v; server: %v", clientErr, serverErr)
-	}
+	m := handshake(t, mesh.ClientTLS(web, mesh.ID("default", "x"), db), mesh.ServerTLS(db))
+	m.ok(t, "the expected peers")
 	for _, tt := range []struct {
 		side string
 		conn *tls.Conn
 		peer spiffeid.ID
-	}{{"client", c, db}, {"server", s, web}} {
+	}{{"client", m.client, db}, {"server", m.server, web}} {
 		cs := tt.conn.ConnectionState()
 		if got, err := identity.PeerID(cs); err != nil || got != tt.peer {
 			t.Errorf("%s: peer %s, %v; want %s", tt.side, got, err, tt.peer)
@@ -170,58 +182,54 @@ func TestServerRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.why, func(t *testing.T) {
 			cert := signed(t, &root, tt.change)
-			clientErr, serverErr, _, _ := handshake(t, careless(&cert), server)
-			checkRefusal(t, "server", serverErr, tt.is, tt.text)
-			if (clientErr != nil) != (tt.is != nil) {
-				t.Errorf("client: %v", clientErr)
+			m := handshake(t, careless(&cert), server)
+			checkRefusal(t, "server", m.serverErr, tt.is, tt.text)
+			if (m.clientErr != nil) != (tt.is != nil) {
+				t.Errorf("client: %v", m.clientErr)
 			}
 		})
 	}
 
 	t.Run("self-signed", func(t *testing.T) {
 		cert := signed(t, nil, func(*x509.Certificate) {})
-		_, serverErr, _, _ := handshake(t, careless(&cert), server)
-		checkRefusal(t, "server", serverErr, identity.ErrUntrusted, alice.String())
+		m := handshake(t, careless(&cert), server)
+		checkRefusal(t, "server", m.serverErr, identity.ErrUntrusted, alice.String())
 	})
 	t.Run("another root of the same name", func(t *testing.T) {
 		other := signed(t, nil, asRoot)
 		cert := signed(t, &other, func(*x509.Certificate) {})
-		_, serverErr, _, _ := handshake(t, careless(&cert), server)
-		checkRefusal(t, "server", serverErr, identity.ErrUntrusted, alice.String())
+		m := handshake(t, careless(&cert), server)
+		checkRefusal(t, "server", m.serverErr, identity.ErrUntrusted, alice.String())
 	})
 	t.Run("through an intermediate", func(t *testing.T) {
 		middle := signed(t, &root, asRoot)
 		cert := signed(t, &middle, func(*x509.Certificate) {})
 		cert.Certificate = append(cert.Certificate, middle.Certificate[0])
-		clientErr, serverErr, _, _ := handshake(t, careless(&cert), server)
-		if clientErr != nil || serverErr != nil {
-			t.Errorf("client: %v; server: %v", clientErr, serverErr)
-		}
+		handshake(t, careless(&cert), server).ok(t, "a chain of three")
 	})
 	t.Run("no certificate", func(t *testing.T) {
-		clientErr, serverErr, _, _ := handshake(t, careless(nil), server)
-		if serverErr == nil || !strings.Contains(serverErr.Error(), "didn't provide a certificate") {
-			t.Errorf("server: %v", serverErr)
+		m := handshake(t, careless(nil), server)
+		if m.serverErr == nil || !strings.Contains(m.serverErr.Error(), "didn't provide a certificate") {
+			t.Errorf("server: %v", m.serverErr)
 		}
-		if clientErr == nil || !strings.Contains(clientErr.Error(), "certificate required") {
-			t.Errorf("client: %v", clientErr)
+		if m.clientErr == nil || !strings.Contains(m.clientErr.Error(), "certificate required") {
+			t.Errorf("client: %v", m.clientErr)
 		}
 	})
 	t.Run("TLS 1.2", func(t *testing.T) {
 		cert := signed(t, &root, func(*x509.Certificate) {})
 		old := careless(&cert)
 		old.MaxVersion = tls.VersionTLS12
-		clientErr, serverErr, _, _ := handshake(t, old, server)
-		if clientErr == nil || serverErr == nil {
-			t.Errorf("TLS 1.2 was accepted: client: %v; server: %v", clientErr, serverErr)
+		if m := handshake(t, old, server); m.clientErr == nil || m.serverErr == nil {
+			t.Errorf("TLS 1.2 was accepted: client: %v; server: %v", m.clientErr, m.serverErr)
 		}
 	})
 	t.Run("stolen certificate without its key", func(t *testing.T) {
 		cert := signed(t, &root, func(*x509.Certificate) {})
 		cert.PrivateKey = signed(t, nil, func(*x509.Certificate) {}).PrivateKey
-		_, serverErr, _, _ := handshake(t, careless(&cert), server)
-		if serverErr == nil || !strings.Contains(serverErr.Error(), "invalid signature") {
-			t.Errorf("server: %v", serverErr)
+		m := handshake(t, careless(&cert), server)
+		if m.serverErr == nil || !strings.Contains(m.serverErr.Error(), "invalid signature") {
+			t.Errorf("server: %v", m.serverErr)
 		}
 	})
 	t.Run("offers tickets to nobody", func(t *testing.T) {
@@ -229,7 +237,7 @@ func TestServerRefuses(t *testing.T) {
 		eager := careless(&cert)
 		eager.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 		for range 2 {
-			if _, _, c, _ := handshake(t, eager, server); c.ConnectionState().DidResume {
+			if handshake(t, eager, server).client.ConnectionState().DidResume {
 				t.Error("the session was resumed")
 			}
 		}
@@ -284,10 +292,10 @@ func TestClientRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.why, func(t *testing.T) {
-			clientErr, serverErr, _, _ := handshake(t, mesh.ClientTLS(web, tt.expect...), open(tt.server))
-			checkRefusal(t, "client", clientErr, tt.is, tt.text)
-			if (serverErr != nil) != (tt.is != nil) {
-				t.Errorf("server: %v", serverErr)
+			m := handshake(t, mesh.ClientTLS(web, tt.expect...), open(tt.server))
+			checkRefusal(t, "client", m.clientErr, tt.is, tt.text)
+			if (m.serverErr != nil) != (tt.is != nil) {
+				t.Errorf("server: %v", m.serverErr)
 			}
 		})
 	}
@@ -297,13 +305,13 @@ func TestOwnSideWithoutCertificate(t *testing.T) {
 	mesh := identitytest.New(t, "cluster.local")
 	web, db := mesh.ID("default", "web"), mesh.ID("default", "db")
 
-	clientErr, _, _, _ := handshake(t, mesh.Manager.ClientTLS(web, []spiffeid.ID{db}), mesh.ServerTLS(db))
-	if !errors.Is(clientErr, identity.ErrNotInUse) {
-		t.Errorf("client whose identity nobody acquired: %v; want ErrNotInUse", clientErr)
+	m := handshake(t, mesh.Manager.ClientTLS(web, []spiffeid.ID{db}), mesh.ServerTLS(db))
+	if !errors.Is(m.clientErr, identity.ErrNotInUse) {
+		t.Errorf("client whose identity nobody acquired: %v; want ErrNotInUse", m.clientErr)
 	}
-	_, serverErr, _, _ := handshake(t, mesh.ClientTLS(web, db), mesh.Manager.ServerTLS(mesh.ID("default", "gone")))
-	if !errors.Is(serverErr, identity.ErrNotInUse) {
-		t.Errorf("server whose identity nobody acquired: %v; want ErrNotInUse", serverErr)
+	m = handshake(t, mesh.ClientTLS(web, db), mesh.Manager.ServerTLS(mesh.ID("default", "gone")))
+	if !errors.Is(m.serverErr, identity.ErrNotInUse) {
+		t.Errorf("server whose identity nobody acquired: %v; want ErrNotInUse", m.serverErr)
 	}
 }
 
@@ -315,28 +323,23 @@ func TestExpiryIsSeenAtTheHandshake(t *testing.T) {
 		defer theirs.Acquire(bob)()
 		client, server := ours.ClientTLS(alice, []spiffeid.ID{bob}), theirs.ServerTLS(bob)
 
-		try := func() (clientErr, serverErr error) {
+		try := func() meeting {
 			c, s := net.Pipe()
 			defer s.Close()
 			defer c.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			clientErr, serverErr, _, _ = shake(ctx, c, s, client, server)
-			return clientErr, serverErr
+			return shake(ctx, c, s, client, server)
 		}
-		if clientErr, serverErr := try(); clientErr != nil || serverErr != nil {
-			t.Fatalf("client: %v; server: %v", clientErr, serverErr)
-		}
+		try().ok(t, "both certificates are fresh")
 		source.fail(errLine)
 		time.Sleep(2 * time.Hour)
-		if clientErr, serverErr := try(); clientErr == nil || !errors.Is(serverErr, errLine) {
-			t.Errorf("server presented an expired certificate: client: %v; server: %v", clientErr, serverErr)
+		if m := try(); m.clientErr == nil || !errors.Is(m.serverErr, errLine) {
+			t.Errorf("server presented an expired certificate: client: %v; server: %v", m.clientErr, m.serverErr)
 		}
 		source.fail(nil)
 		time.Sleep(5 * time.Minute)
-		if clientErr, serverErr := try(); clientErr != nil || serverErr != nil {
-			t.Errorf("the same configurations do not recover: client: %v; server: %v", clientErr, serverErr)
-		}
+		try().ok(t, "the source is back, the configurations are the same")
 	})
 }
 
@@ -344,19 +347,21 @@ func TestRotationKeepsConnections(t *testing.T) {
 	mesh := identitytest.New(t, "cluster.local")
 	web, db := mesh.ID("default", "web"), mesh.ID("default", "db")
 	client, server := mesh.ClientTLS(web, db), mesh.ServerTLS(db)
-	_, _, c1, s1 := handshake(t, client, server)
-	before := c1.ConnectionState().PeerCertificates[0].SerialNumber
+	first := handshake(t, client, server)
+	first.ok(t, "before rotation")
+	before := first.client.ConnectionState().PeerCertificates[0].SerialNumber
 	if err := mesh.Manager.Rotate(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
 
-	go s1.Write([]byte("still here"))
+	go first.server.Write([]byte("still here"))
 	buf := make([]byte, 10)
-	if _, err := io.ReadFull(c1, buf); err != nil {
+	if _, err := io.ReadFull(first.client, buf); err != nil {
 		t.Errorf("open connection after rotation: %v", err)
 	}
-	_, _, c2, _ := handshake(t, client, server)
-	if after := c2.ConnectionState().PeerCertificates[0].SerialNumber; after.Cmp(before) == 0 {
+	second := handshake(t, client, server)
+	second.ok(t, "after rotation")
+	if after := second.client.ConnectionState().PeerCertificates[0].SerialNumber; after.Cmp(before) == 0 {
 		t.Error("the same configuration still presents the old certificate")
 	}
 }
@@ -406,8 +411,8 @@ func TestExpectedSetIsCopied(t *testing.T) {
 	expect := []spiffeid.ID{mesh.ID("default", "cache")}
 	client := mesh.Manager.ClientTLS(web, expect)
 	expect[0] = db
-	if clientErr, _, _, _ := handshake(t, client, mesh.ServerTLS(db)); !errors.Is(clientErr, identity.ErrUnexpectedPeer) {
-		t.Errorf("the caller's slice changed whom the configuration trusts: %v", clientErr)
+	if m := handshake(t, client, mesh.ServerTLS(db)); !errors.Is(m.clientErr, identity.ErrUnexpectedPeer) {
+		t.Errorf("the caller's slice changed whom the configuration trusts: %v", m.clientErr)
 	}
 }
 
