@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -140,7 +141,8 @@ func newStringSet(values []StringMatch, value func(string) string) (stringSet, e
 		case Prefix:
 			s.prefixes = append(s.prefixes, value(v.Value))
 		case Suffix:
-			s.suffixes = append(s.suffixes, v.Value)
+			// The bare scheme ends no SPIFFE ID; without it, it would end all.
+			s.suffixes = append(s.suffixes, cmp.Or(value(v.Value), v.Value))
 		case Presence:
 			s.presence = true
 		default:
