@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/adit-mesh/adit/agent/mesh"
+	"github.com/adit-mesh/adit/agent/proxy"
+	"github.com/adit-mesh/adit/agent/telemetry"
+	"github.com/adit-mesh/adit/capture"
+	"github.com/adit-mesh/adit/identity"
+	"github.com/adit-mesh/adit/identity/ca"
+)
+
+// Options are what an agent gets from the process around it. The zero value
+// works.
+type Options struct {
+	// Logger is the agent's own log. nil discards.
+	Logger *slog.Logger
+	// Level is what POST /logging on the admin port sets. nil = it cannot.
+	Level *slog.LevelVar
+	// AccessLog takes one line per connection, unless the configuration names
+	// a file for them. nil = standard output.
+	AccessLog io.Writer
+	// Version is shown to operators.
+	Version string
+}
+
+// Agent is one node agent.
+type Agent struct {
+	cfg Config
+	opt Options
+	log *slog.Logger
+
+	store    *mesh.Store
+	file     *mesh.File // nil without a mesh file
+	ids      *identity.Manager
+	tel      *telemetry.Telemetry
+	proxy    *proxy.Proxy
+	pods     *podSet
+	ready    *readiness
+	registry *prometheus.Registry
+	stop     context.CancelCauseFunc // of the soft context, while Run runs
+}
+
+// New returns an agent that will run with cfg. The error is a [*ConfigError].
+func New(cfg Config, opt Options) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opt.AccessLog == nil {
+		opt.AccessLog = os.Stdout
+	}
+	return &Agent{cfg: cfg, opt: opt, log: opt.Logger, ready: newReadiness()}, nil
+}
+
+// errQuit ends an agent by POST /quitquitquit.
+var errQuit = errors.New("asked to quit on the admin port")
+
+// Run runs the agent until ctx ends, or a part of it breaks. Then it stops
+// softly: nothing new is taken, peers get GOAWAY, live connections may go on for
+// Config.DrainTimeout. Capture rules stay in the pods, so that nothing leaves
+// them in plaintext while no agent runs.
+//
+// The error is a [*ConfigError] if it takes another configuration to go on.
+func (a *Agent) Run(ctx context.Context) error {
+	raiseLimits(a.log)
+	accessLog, closeLog, err := a.openAccessLog()
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	if err := a.build(accessLog); err != nil {
+		return err
+	}
+	roles, err := a.listenRoles()
+	if err != nil {
+		return err
+	}
+	defer roles.close()
+	servers, err := a.listenServers()
+	if err != nil {
+		return err
+	}
+	defer servers.close()
+
+	soft, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	a.stop = stop
+	// What connections need to end well outlives what brings new ones.
+	hard, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+
+	supports := newGroup(stop)
+	supports.run("certificates", func() error { return a.ids.Run(hard) })
+	supports.run("telemetry", func() error { return a.tel.Run(hard) })
+	supports.run("policy watch", func() error { return a.proxy.Run(hard) })
+	if a.file != nil {
+		supports.run("mesh file", func() error { return a.file.Run(hard, a.store) })
+	}
+	servers.serve(supports)
+
+	traffic := newGroup(stop)
+	traffic.run("local pods", func() error { return a.pods.Run(soft) })
+	roles.serve(soft, a, traffic)
+	a.log.Info("agent started", "version", a.version(), "node", a.cfg.NodeName, "trustDomain", a.cfg.TrustDomain,
+		"workloads", len(a.store.World().Workloads), "admin", a.cfg.Admin)
+
+	<-soft.Done()
+	a.ready.stopping()
+	a.log.Info("agent stops; live connections may end", "because", context.Cause(soft), "drainTimeout", a.cfg.DrainTimeout)
+	traffic.wait()
+	closing, cancel := context.WithTimeout(hard, time.Second)
+	_ = a.proxy.Close(closing)
+	cancel()
+	servers.close()
+	end()
+	supports.wait()
+	a.tel.Flush()
+	a.log.Info("agent stopped")
+	return errors.Join(traffic.err(), supports.err())
+}
+
+// build makes the parts, in the order in which they depend on each other.
+func (a *Agent) build(accessLog io.Writer) error {
+	td, err := spiffeid.TrustDomainFromString(a.cfg.TrustDomain)
+	if err != nil {
+		return err // Validate has seen it
+	}
+	accepted := []spiffeid.TrustDomain{td}
+	for _, alias := range a.cfg.TrustDomainAliases {
+		if other, err := spiffeid.TrustDomainFromString(alias); err == nil {
+			accepted = append(accepted, other)
+		}
+	}
+	issuer, err := ca.Open(ca.Config{
+		Dir: a.cfg.CA.Directory, TrustDomain: td, Aliases: accepted[1:], TTL: a.cfg.CA.TTL, Logger: a.log.With("part", "ca"),
+	})
+	if err != nil {
+		return &ConfigError{Err: fmt.Errorf("ca.directory: %w", err)}
+	}
+	a.ids = identity.NewManager(identity.ManagerConfig{
+		Source: issuer, TrustDomains: accepted, Logger: a.log.With("part", "identity"),
+	})
+
+	a.store = mesh.NewStore()
+	a.store.Node = a.cfg.NodeName
+	if a.cfg.World.File != "" {
+		// Before the world is loaded: what the kernel lacks is one message
+		// now, not one for each pod for ever.
+		if err := capture.Preflight(); err != nil {
+			return fmt.Errorf("this machine cannot capture pods: %w", err)
+		}
+		a.file = &mesh.File{Path: a.cfg.World.File, TrustDomain: a.cfg.TrustDomain, Logger: a.log.With("part", "mesh")}
+		if err := a.file.Load(a.store); err != nil {
+			return &ConfigError{Err: fmt.Errorf("world.file: %w", err)}
+		}
+	}
+
+	a.registry = newRegistry(a.version())
+	a.tel = telemetry.New(telemetry.Config{
+		Registerer: a.registry, AccessLog: accessLog, Format: a.cfg.AccessLog.Format, Logger: a.log.With("part", "telemetry"),
+		Exists: func(uid string) bool { return a.store.WorkloadByUID(uid) != nil },
+	})
+	a.proxy = proxy.New(proxy.Config{
+		Store: a.store, Identity: a.ids, Telemetry: a.tel, Logger: a.log.With("part", "proxy"),
+		SameNode: sameNode(a.cfg.SameNode), DialTimeout: a.cfg.DialTimeout,
+		HalfCloseIdle: a.cfg.HalfCloseTimeout, DrainTimeout: a.cfg.DrainTimeout,
+	})
+	a.tel.RegisterPool(a.proxy.PoolStats)
+	a.tel.RegisterCertificates(a.ids.Certificates)
+	a.pods = newPodSet(podSetConfig{
+		Source: storePods{a.store}, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
+		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, Logger: a.log.With("part", "pods"),
+	})
+	return nil
+}
+
+func sameNode(s string) proxy.SameNode {
+	if s == "direct" {
+		return proxy.SameNodeDirect
+	}
+	return proxy.SameNodeHBONE
+}
+
+func (a *Agent) openAccessLog() (io.Writer, func(), error) {
+	if a.cfg.AccessLog.File == "" {
+		return a.opt.AccessLog, func() {}, nil
+	}
+	f, err := os.OpenFile(a.cfg.AccessLog.File, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, nil, &ConfigError{Err: fmt.Errorf("accessLog.file: %w", err)}
+	}
+	return f, func() { f.Close() }, nil
+}
+
+// version is what an operator is told, whatever the build knew.
+func (a *Agent) version() string { return cmp.Or(a.opt.Version, "unknown") }

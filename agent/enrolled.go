@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/adit-mesh/adit/capture"
+)
+
+// enrolled is a pod while its capture is in place.
+type enrolled struct {
+	r        *podRunner
+	captured *capture.Pod
+	stop     context.CancelFunc // of the two goroutines
+	served   chan error         // of Proxy.ServePod
+	watched  chan error         // of capture.Pod.Run
+
+	servedDone, watchedDone bool
+}
+
+func newEnrolled(r *podRunner, captured *capture.Pod) *enrolled {
+	// Not under the runner's context: what is served is drained first.
+	ctx, stop := context.WithCancel(context.WithoutCancel(r.ctx))
+	e := &enrolled{r: r, captured: captured, stop: stop, served: make(chan error, 1), watched: make(chan error, 1)}
+	go func() { e.served <- r.set.Proxy.ServePod(ctx, r.proxyPod(captured)) }()
+	go func() { e.watched <- captured.Run(ctx) }()
+	return e
+}
+
+// watch returns when the pod cannot be served as it is any more: nil if its
+// runner is to end.
+func (e *enrolled) watch(inode uint64) error {
+	r := e.r
+	certificate := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(r.ctx, certificateWait)
+	defer cancel()
+	go func() {
+		_, err := r.set.Identity.SVID(ctx, r.pod.Identity)
+		certificate <- err
+	}()
+	check := time.NewTicker(netnsCheck)
+	defer check.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return nil
+		case err := <-certificate:
+			if err != nil {
+				r.set.Ready.fail(r.readyName(), err.Error())
+				continue
+			}
+			r.set.Ready.done(r.readyName())
+		case err := <-e.served:
+			e.servedDone = true
+			return fmt.Errorf("serve: %w", orStopped(err))
+		case err := <-e.watched:
+			e.watchedDone = true
+			return fmt.Errorf("watch over the capture rules: %w", orStopped(err))
+		case <-check.C:
+			if replaced(r.pod.Netns, inode) {
+				return errReplaced
+			}
+		}
+	}
+}
+
+func orStopped(err error) error {
+	if err == nil {
+		return errors.New("stopped without a reason")
+	}
+	return err
+}
+
+// replaced reports whether name stands for another network namespace than it
+// did. A name that is gone tells nothing: the pod may live on without it.
+func replaced(name string, inode uint64) bool {
+	now, err := capture.OpenNetns(name)
+	if err != nil {
+		return false
+	}
+	defer now.Close()
+	return now.Inode() != inode
+}
+
+// leave ends the capture in the way that its end asks for.
+//
+//   - The agent stops: live connections drain, the rules stay, so that the pod
+//     sends nothing in plaintext while it has no agent.
+//   - The pod is not to be captured any more, or its namespace is another's:
+//     the rules let new connections pass by, live ones drain, then all goes.
+//   - Something broke: the rules stay for the next attempt, which adopts them.
+func (e *enrolled) leave(reason error) error {
+	r := e.r
+	r.setState(PodDraining)
+	remove := r.removed() || errors.Is(reason, errReplaced)
+	var err error
+	if remove {
+		if err = e.captured.Drain(); err == nil && !e.servedDone {
+			e.waitIdle()
+		}
+	}
+	e.stop()
+	if !e.servedDone {
+		err = errors.Join(err, <-e.served)
+	}
+	if !e.watchedDone {
+		err = errors.Join(err, <-e.watched)
+	}
+	if remove {
+		r.set.Logger.Info("pod is not captured any more", "pod", r.pod.UID, "netns", r.pod.Netns)
+		return errors.Join(err, e.captured.Remove())
+	}
+	return errors.Join(err, e.captured.Detach())
+}
+
+// waitIdle lets the connections of a pod that is being removed end while its
+// listeners are still there, for peers that have not heard of the removal.
+func (e *enrolled) waitIdle() {
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	deadline := time.NewTimer(e.r.set.DrainTimeout)
+	defer deadline.Stop()
+	for e.r.set.Proxy.Live(e.r.pod.UID) > 0 {
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			e.r.set.Proxy.Cut(e.r.pod.UID)
+			return
+		}
+	}
+}

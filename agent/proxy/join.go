@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+)
+
+// joint is two TCP connections joined by splice(2).
+type joint struct {
+	up, down pump // up is a to b
+	once     sync.Once
+	err      error // why the joint was aborted; set by once
+}
+
+// newJoint prepares the join of a, the side that opened the connection, and b.
+func newJoint(a, b *net.TCPConn, pipes *pipePool) *joint {
+	return &joint{
+		up:   pump{src: a, dst: b, pipes: pipes},
+		down: pump{src: b, dst: a, pipes: pipes},
+	}
+}
+
+// run moves bytes until both directions have ended and closes both connections.
+// The end of one direction is passed on as a half-close; a reset, on either
+// side, as a reset of the other.
+func (j *joint) run() error {
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		j.carry(&j.down, "destination", "client")
+	}()
+	j.carry(&j.up, "client", "destination")
+	<-down
+	j.once.Do(func() {
+		// Both ends have been seen: nothing is unread, so no reset is sent.
+		j.up.src.Close()
+		j.up.dst.Close()
+	})
+	return j.err
+}
+
+// carry runs one direction and passes its end on.
+func (j *joint) carry(p *pump, from, to string) {
+	if err := p.run(); err != nil {
+		j.abort(name(err, from, to))
+		return
+	}
+	if err := p.dst.CloseWrite(); err != nil {
+		j.abort(fmt.Errorf("%s: %w", to, err))
+	}
+}
+
+// abort resets both connections; run then returns err. The first error counts:
+// those that follow are its consequences.
+func (j *joint) abort(err error) {
+	j.once.Do(func() {
+		j.err = err
+		reset(j.up.src)
+		reset(j.up.dst)
+	})
+}
+
+// bytes are the counts so far: from a to b, and back.
+func (j *joint) bytes() (up, down int64) { return j.up.moved.Load(), j.down.moved.Load() }
+
+// name says which side err happened on.
+func name(err error, from, to string) error {
+	var r readError
+	var w writeError
+	switch {
+	case errors.As(err, &r):
+		return fmt.Errorf("%s: %w", from, r.err)
+	case errors.As(err, &w):
+		return fmt.Errorf("%s: %w", to, w.err)
+	}
+	return err
+}
+
+// reset closes c so that its peer sees a reset, whatever is still unsent.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0) // fails only on a closed connection
+	_ = c.Close()
+}

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// servers are the agent's own HTTP servers: admin, metrics, readiness.
+type servers struct {
+	list []httpServer
+}
+
+type httpServer struct {
+	name string
+	l    net.Listener
+	s    *http.Server
+}
+
+// listenServers opens the configured ports. A port that is taken ends the agent
+// before anything is served.
+func (a *Agent) listenServers() (*servers, error) {
+	metrics := http.NewServeMux()
+	metrics.Handle("GET /metrics", a.metricsHandler())
+	metrics.Handle("GET /stats/prometheus", a.metricsHandler()) // where Istio's scrapers look
+	health := http.NewServeMux()
+	health.Handle("GET /healthz/ready", a.ready)
+	health.HandleFunc("GET /healthz/live", func(http.ResponseWriter, *http.Request) {})
+
+	srv := new(servers)
+	for _, want := range []struct {
+		name, addr string
+		handler    http.Handler
+	}{
+		{"admin", a.cfg.Admin, a.adminHandler()},
+		{"metrics", a.cfg.Metrics, metrics},
+		{"readiness", a.cfg.Readiness, health},
+	} {
+		if want.addr == "" {
+			continue
+		}
+		l, err := listen(want.addr)
+		if err != nil {
+			srv.close()
+			return nil, errors.Join(errors.New(want.name+" port"), err)
+		}
+		srv.list = append(srv.list, httpServer{want.name, l, &http.Server{
+			Handler:           want.handler,
+			ReadHeaderTimeout: 5 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    16 << 10,
+			ErrorLog:          slog.NewLogLogger(a.log.With("part", want.name).Handler(), slog.LevelDebug),
+		}})
+	}
+	return srv, nil
+}
+
+// serve runs the servers in g until close.
+func (s *servers) serve(g *group) {
+	for _, srv := range s.list {
+		g.run(srv.name, func() error {
+			if err := srv.s.Serve(srv.l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+}
+
+// close ends the servers at once: their requests are short, and whoever still
+// waits has asked an agent that is no more.
+func (s *servers) close() {
+	for _, srv := range s.list {
+		srv.s.Close()
+		srv.l.Close()
+	}
+}
+
+func newRegistry(version string) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "istio_build", Help: "Istio's name for which build runs here.",
+	}, []string{"component", "tag"})
+	build.WithLabelValues("adit", version).Set(1)
+	r.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+func (a *Agent) metricsHandler() http.Handler {
+	return promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		ErrorLog:          slog.NewLogLogger(a.log.With("part", "metrics").Handler(), slog.LevelWarn),
+	})
+}

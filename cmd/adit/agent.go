@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/adit-mesh/adit/agent"
+)
+
+func newAgentCmd() *cobra.Command {
+	var path string
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "agent --config FILE",
+		Short: "Run the node agent",
+		Long: `Run the node agent: capture the local pods that the mesh file names, carry
+their connections in mutual TLS, and apply policy to what comes in.
+
+It needs root, or CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, to enter the
+pods' network namespaces; the encapsulate and terminate roles need nothing.
+
+A first SIGINT or SIGTERM stops it softly: no new connections, live ones may end
+within drainTimeout. A second one stops it at once. Pods keep their capture
+rules either way: without an agent they have no network, rather than one in
+plaintext. A running pod leaves the mesh by losing its netns in the mesh file.
+
+Exit codes: 0 stopped as asked, 1 trouble at run time, 2 configuration.`,
+		Example: `  adit agent --config agent.yaml
+  adit agent --config agent.yaml --check        # read it, say what is wrong, exit
+
+The configuration, with its defaults:
+
+` + agent.ReferenceConfig,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if path == "" {
+				return &usageError{errors.New("agent needs --config FILE; adit agent --help shows one")}
+			}
+			cfg, err := agent.LoadConfig(path)
+			if err != nil {
+				return err
+			}
+			if check {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
+				return err
+			}
+			return runAgent(cmd, cfg)
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration `file`")
+	cmd.Flags().BoolVar(&check, "check", false, "only check the configuration")
+	return cmd
+}
+
+func runAgent(cmd *cobra.Command, cfg agent.Config) error {
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return err // LoadConfig has seen it
+	}
+	a, err := agent.New(cfg, agent.Options{
+		Logger:    newLogger(cmd.ErrOrStderr(), cfg.Log.Format, level),
+		Level:     level,
+		AccessLog: os.Stdout,
+		Version:   version,
+	})
+	if err != nil {
+		return err
+	}
+	return a.Run(cmd.Context())
+}
+
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

@@ -1,0 +1,92 @@
+// Command adit is the mesh's node agent, and what comes with it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/adit-mesh/adit/agent"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// Exit codes. Scripts and units may tell them apart: a restart helps with one
+// of them at most.
+const (
+	exitRuntime = 1
+	exitConfig  = 2
+	exitSignal  = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go exitAtSecondSignal(ctx)
+
+	err := newRootCmd().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, message(err))
+	os.Exit(exitCode(err))
+}
+
+// exitAtSecondSignal ends the process when whoever sent the first signal does
+// not want to wait for what it began.
+func exitAtSecondSignal(ctx context.Context) {
+	second := make(chan os.Signal, 2)
+	signal.Notify(second, os.Interrupt, syscall.SIGTERM)
+	<-ctx.Done()
+	<-second // the one that ended ctx
+	<-second
+	fmt.Fprintln(os.Stderr, "adit: second signal, exiting at once")
+	os.Exit(exitSignal)
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	if usage := new(usageError); errors.As(err, &usage) || agent.IsConfigError(err) {
+		return exitConfig
+	}
+	return exitRuntime
+}
+
+// message begins with the program's name, except where a file's name comes
+// first, as in a compiler's messages.
+func message(err error) string {
+	if ce := new(agent.ConfigError); errors.As(err, &ce) && len(ce.Problems) > 0 {
+		return err.Error()
+	}
+	return "adit: " + err.Error()
+}
+
+func newRootCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "adit",
+		Short: "A service mesh's node agent: captured traffic, mutual TLS, policy",
+		Long: `adit captures the TCP connections of pods, carries them to other pods in
+mutual TLS (HBONE, the wire of Istio's ambient mode), decides who may talk to
+whom, and reports what it saw. The applications know nothing of it.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	})
+	cmd.CompletionOptions.HiddenDefaultCmd = true
+	cmd.AddCommand(newAgentCmd(), newVersionCmd())
+	return cmd
+}
