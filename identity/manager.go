@@ -168,17 +168,19 @@ func (m *Manager) Acquire(id spiffeid.ID) (release func()) {
 
 func (m *Manager) release(e *entry) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	e.refs--
-	if e.refs > 0 {
-		return
+	last := e.refs == 0
+	if last {
+		delete(m.entries, e.id)
+		close(e.gone)
+		if e.cancel != nil {
+			e.cancel()
+		}
 	}
-	delete(m.entries, e.id)
-	close(e.gone)
-	if e.cancel != nil {
-		e.cancel()
+	m.mu.Unlock()
+	if last {
+		m.log.Debug("identity dropped", "identity", e.id.String())
 	}
-	m.log.Debug("identity dropped", "identity", e.id.String())
 }
 
 // SVID returns the current SVID of id. If there is none yet, or it has expired

@@ -149,6 +149,27 @@ func TestFailingLogIsCountedAndSaidOnce(t *testing.T) {
 	}
 }
 
+func TestLogWritesTheRestWhenRunEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &gateWriter{gate: make(chan struct{})}
+		l := newAccessLog(w, discardLogger())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { l.run(ctx); close(done) }()
+		synctest.Wait()
+		l.write([]byte("under way\n"))
+		synctest.Wait()
+		l.write([]byte("pending\n"))
+		<-l.wake // so that only the end of run can write it
+		cancel()
+		close(w.gate)
+		<-done
+		if got := w.buf.String(); got != "under way\npending\n" {
+			t.Errorf("the log holds %q", got)
+		}
+	})
+}
+
 func BenchmarkConnection(b *testing.B) {
 	for _, format := range []string{FormatText, FormatJSON} {
 		b.Run(format, func(b *testing.B) {
