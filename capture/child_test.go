@@ -1,0 +1,5 @@
+package capture_test
+
+const childName = "adit-capture-child"
+
+func childAgent() int { return 0 }

@@ -1,0 +1,39 @@
+package capture
+
+import "context"
+
+// UseConntrackMarks makes the pod one where mode B is not to be had.
+func (p *Pod) UseConntrackMarks(ctx context.Context) error {
+	p.markAccept.Store(false)
+	return clearSysctls(p.netns, markSysctls)
+}
+
+// UsesMarkAccept tells whether the pod is in mode B.
+func (p *Pod) UsesMarkAccept() bool { return p.markAccept.Load() }
+
+// Unown makes the table as it is on kernels without ownership.
+func (p *Pod) Unown() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.table.flags = 0
+	return p.table.apply(ruleset(p.rules, p.stage))
+}
+
+// Owned tells whether the table is owned.
+func (p *Pod) Owned() bool { return p.table.flags != 0 }
+
+// Reapply replaces the table by the same.
+func (p *Pod) Reapply() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.table.apply(ruleset(p.rules, p.stage))
+}
+
+// Verify is one round of Run.
+func (p *Pod) Verify() []Repair {
+	r, _ := p.verify(author{})
+	return r
+}
+
+// Marked tells whether a port is served in mode A because its app did not answer in mode B.
+func (p *Pod) Marked(port uint16) bool { return p.marked.has(port) }

@@ -1,0 +1,122 @@
+package capture
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden rulesets in testdata")
+
+func prefixes(t testing.TB, list ...string) []netip.Prefix {
+	t.Helper()
+	var out []netip.Prefix
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// everything is a Rules value that makes every rule and fills every set.
+func everything(t testing.TB) Rules {
+	return Rules{
+		DNS:               true,
+		ProbePorts:        []PortRange{{8080, 8081}, Port(9090)},
+		SkipOutbound:      prefixes(t, "169.254.169.254/32", "169.254.20.10/32", "10.96.0.0/16", "10.97.0.0/16", "fd00:aaaa::/64"),
+		SkipOutboundPorts: []PortRange{Port(25), {6000, 6010}, {6005, 6020}},
+		SkipInboundPorts:  []PortRange{{65000, 65535}, Port(22)},
+		VirtualInterfaces: []string{"tap1", "tap0", "tap0"},
+	}
+}
+
+func TestRulesetGolden(t *testing.T) {
+	for name, table := range map[string]table{
+		"default":            ruleset(Rules{}, capturing),
+		"draining":           ruleset(Rules{}, draining),
+		"dns":                ruleset(Rules{DNS: true}, capturing),
+		"ingress":            ruleset(Rules{Ingress: true}, capturing),
+		"virtual-interfaces": ruleset(Rules{VirtualInterfaces: []string{"tap0"}}, capturing),
+		"everything":         ruleset(everything(t), capturing),
+		"everything-drain":   ruleset(everything(t), draining),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join("testdata", name+".nft")
+			if *update {
+				if err := os.WriteFile(path, []byte(table.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), table.String()); diff != "" {
+				t.Errorf("ruleset differs from %s; if it should, run go test -update and read the diff:\n%s", path, diff)
+			}
+		})
+	}
+}
+
+func TestRulesValidate(t *testing.T) {
+	for _, tc := range []struct {
+		why   string
+		rules Rules
+		ok    bool
+	}{
+		{"the zero value is the default", Rules{}, true},
+		{"everything at once", everything(t), true},
+		{"a range that ends before it begins", Rules{ProbePorts: []PortRange{{2, 1}}}, false},
+		{"an empty prefix", Rules{SkipOutbound: []netip.Prefix{{}}}, false},
+		{"an address with a zone", Rules{ProbeSources: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}}, false},
+		{"a link name that the kernel could not hold", Rules{VirtualInterfaces: []string{"sixteen-byte-nam"}}, false},
+	} {
+		if err := tc.rules.Validate(); (err == nil) != tc.ok {
+			t.Errorf("%s: error %v", tc.why, err)
+		}
+	}
+}
+
+// A set is checked against the obvious reading of its prefixes and ranges.
+func TestIntervals(t *testing.T) {
+	for _, tc := range []struct {
+		why    string
+		ranges []PortRange
+		in     []uint16
+		out    []uint16
+	}{
+		{"nothing", nil, nil, []uint16{0, 1, 65535}},
+		{"one port", []PortRange{Port(80)}, []uint16{80}, []uint16{79, 81}},
+		{"everything has no end element", []PortRange{{0, 65535}}, []uint16{0, 1, 65535}, nil},
+		{"the last port alone", []PortRange{Port(65535)}, []uint16{65535}, []uint16{65534, 0}},
+		{"overlap, touch and repeat", []PortRange{{10, 20}, {15, 30}, {31, 40}, {10, 20}}, []uint16{10, 25, 31, 40}, []uint16{9, 41}},
+	} {
+		s := portsSet("p", tc.ranges)
+		contains := func(port uint16) bool {
+			inside := false
+			for _, e := range s.elements {
+				if string(e.Key) <= string(big16(port)) {
+					inside = !e.IntervalEnd
+				}
+			}
+			return inside
+		}
+		for _, p := range tc.in {
+			if !contains(p) {
+				t.Errorf("%s: port %d should be in %v", tc.why, p, s.texts)
+			}
+		}
+		for _, p := range tc.out {
+			if contains(p) {
+				t.Errorf("%s: port %d should not be in %v", tc.why, p, s.texts)
+			}
+		}
+	}
+}
