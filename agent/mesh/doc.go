@@ -11,5 +11,7 @@
 //
 // Endpoints on another network need double HBONE through a network gateway,
 // which is not implemented: they are never chosen. Workloads that have a
-// hostname instead of an address are never chosen either.
+// hostname instead of an address are never chosen either. A tunnel is only
+// delivered to the workload's own address: workloads that want their tunnels
+// handed on (application tunnels, waypoints behind this agent) are not served.
 package mesh

@@ -122,10 +122,10 @@ func parseAuthority(s string) (addr netip.Addr, host string, port uint16, err er
 		}
 		return addr.Unmap(), "", port, nil
 	}
+	if strings.Contains(host, ":") {
+		return addr, "", 0, fmt.Errorf("more than one colon; an IPv6 address must be in brackets")
+	}
 	if addr, perr := netip.ParseAddr(host); perr == nil {
-		if !addr.Is4() {
-			return netip.Addr{}, "", 0, fmt.Errorf("an IPv6 address must be in brackets")
-		}
 		return addr, "", port, nil
 	}
 	if !isHostname(host) {

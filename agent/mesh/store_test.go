@@ -1,0 +1,573 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/adit-mesh/adit/agent/policy"
+)
+
+func names(ws []*Workload) string {
+	var out []string
+	for _, w := range ws {
+		out = append(out, w.Name)
+	}
+	return strings.Join(out, " ")
+}
+
+func TestApplyChangesAllOrNothing(t *testing.T) {
+	s := store(t, pod("a", "10.0.0.2"), svc("default/web", []string{"/10.1.0.1"}), policy.Policy{Name: "p", Namespace: "default"})
+	before := s.current.Load()
+	changed, cancel := s.Subscribe()
+	defer cancel()
+
+	good := pod("b", "10.0.0.3")
+	tests := []struct {
+		why  string
+		u    Update
+		want []string
+	}{
+		{"nil workload", Update{Workloads: []*Workload{good, nil}}, []string{"workload is nil"}},
+		{"nil service", Update{Services: []*Service{nil}}, []string{"service is nil"}},
+		{"no uid", Update{Workloads: []*Workload{{Namespace: "x"}}}, []string{"uid is empty"}},
+		{"invalid address", Update{Workloads: []*Workload{good, {UID: "x", Namespace: "x", Addresses: []netip.Addr{{}}}}}, []string{"address 0: invalid IP"}},
+		{"no namespace, no identity", Update{Workloads: []*Workload{{UID: "x"}}}, []string{"identity spiffe://cluster.local/ns//sa/default"}},
+		{"bad trust domain", Update{Workloads: []*Workload{{UID: "x", Namespace: "x", TrustDomain: "A B"}}}, []string{"identity spiffe://A B/"}},
+		{"gateway with nothing", Update{Workloads: []*Workload{{UID: "x", Namespace: "x", Waypoint: &GatewayAddress{}}}}, []string{"waypoint: a gateway has either"}},
+		{"gateway with both", Update{Services: []*Service{{Hostname: "x", Waypoint: &GatewayAddress{Hostname: key("a/b"), Address: NetworkAddress{"", addr("10.0.0.1")}}}}}, []string{"waypoint: a gateway has either"}},
+		{"weighted gateway with nothing", Update{Services: []*Service{{Hostname: "x", WeightedWaypoints: []WeightedWaypoint{{}}}}}, []string{"weighted waypoint 0"}},
+		{"policy key without namespace", Update{Workloads: []*Workload{{UID: "x", Namespace: "x", AuthorizationPolicies: []string{"p"}}}}, []string{`"p" is not namespace/name`}},
+		{"service key without hostname", Update{Workloads: []*Workload{{UID: "x", Namespace: "x", Services: map[NamespacedHostname]PortMap{{"x", ""}: nil}}}}, []string{`"x/" has no hostname`}},
+		{"enums from a newer control plane", Update{
+			Workloads: []*Workload{{UID: "x", Namespace: "x", Protocol: 9, NetworkMode: 9, Status: 9}},
+			Services:  []*Service{{Hostname: "x", Visibility: 9, IPFamilies: 9, LoadBalancing: LoadBalancing{Mode: 9, HealthPolicy: 9, RoutingPreference: []LocalityScope{0, 9}}}}},
+			[]string{"tunnel protocol 9", "network mode 9", "status 9", "visibility 9", "IP families 9", "load balancing mode 9", "health policy 9", "routing preference 0", "routing preference 9"}},
+		{"service without hostname", Update{Services: []*Service{{}}}, []string{"hostname is empty"}},
+		{"invalid VIP", Update{Services: []*Service{{Hostname: "x", VIPs: []VIP{{}}}}}, []string{"is not an address or a CIDR"}},
+		{"port 0", Update{Services: []*Service{{Hostname: "x", Ports: PortMap{0: 1}}}}, []string{"port 0"}},
+		{"policy", Update{Policies: []policy.Policy{{Name: "x", Action: 9}}}, []string{"unknown action 9"}},
+		{"all of it at once", Update{Workloads: []*Workload{{}}, Services: []*Service{{}}, Policies: []policy.Policy{{}}}, []string{"uid is empty", "hostname is empty", "name is empty"}},
+	}
+	for _, tt := range tests {
+		tt.u.RemovedWorkloads = []string{"Kubernetes//Pod/default/a"}
+		err := s.Apply(tt.u)
+		for _, want := range tt.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error = %v, want %q", tt.why, err, want)
+			}
+		}
+		if s.current.Load() != before {
+			t.Fatalf("%s: the world changed although the update was refused", tt.why)
+		}
+		if err := s.Replace(World{Workloads: tt.u.Workloads, Services: tt.u.Services, Policies: tt.u.Policies}); err == nil || s.current.Load() != before {
+			t.Fatalf("%s: Replace = %v, or the world changed", tt.why, err)
+		}
+	}
+	select {
+	case <-changed:
+		t.Error("subscribers were told of a change that did not happen")
+	default:
+	}
+}
+
+func TestValidateIsWhatApplyRefuses(t *testing.T) {
+	if err := pod("a", "10.0.0.1").Validate(); err != nil {
+		t.Errorf("Validate of a good workload = %v", err)
+	}
+	if err := (&Workload{}).Validate(); err == nil {
+		t.Error("Validate of an empty workload = nil")
+	}
+	if err := svc("a/b", []string{"/10.0.0.1"}).Validate(); err != nil {
+		t.Errorf("Validate of a good service = %v", err)
+	}
+	if err := (&Service{}).Validate(); err == nil {
+		t.Error("Validate of an empty service = nil")
+	}
+}
+
+func TestStoreFillsInDefaults(t *testing.T) {
+	given := &Workload{UID: "x", Namespace: "n", Addresses: []netip.Addr{addr("::ffff:10.0.0.1")}}
+	s := store(t, given)
+	w := s.Workload(addr("10.0.0.1"))
+	if w == nil || w != s.WorkloadByUID("x") || w != s.Workload(addr("::ffff:10.0.0.1")) {
+		t.Fatalf("workload by mapped and plain address = %v", w)
+	}
+	if got := fmt.Sprint(w.TrustDomain, w.ServiceAccount, w.ClusterID, w.Identity()); got != "cluster.localdefaultKubernetesspiffe://cluster.local/ns/n/sa/default" {
+		t.Errorf("defaults = %s", got)
+	}
+	if given.TrustDomain != "" || given.Addresses[0] != addr("::ffff:10.0.0.1") {
+		t.Error("the caller's workload was changed")
+	}
+	if given.Identity() != w.Identity() {
+		t.Errorf("identity before the Store = %s, after = %s", given.Identity(), w.Identity())
+	}
+}
+
+func TestReplaceKeepsWhatIsTheSame(t *testing.T) {
+	s := store(t, pod("a", "10.0.0.2"), pod("b", "10.0.0.3"), svc("default/web", nil), svc("default/old", nil))
+	a, b, web := s.WorkloadByUID("Kubernetes//Pod/default/a"), s.WorkloadByUID("Kubernetes//Pod/default/b"), s.Service(key("default/web"))
+	changed, cancel := s.Subscribe()
+	defer cancel()
+	if err := s.Replace(world(pod("a", "10.0.0.2"), pod("b", "10.0.0.4"), pod("c", "10.0.0.5"), svc("default/web", nil))); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("the change is visible, but subscribers were not told")
+	}
+	if s.WorkloadByUID(a.UID) != a || s.Service(key("default/web")) != web {
+		t.Error("an object that did not change must stay the same pointer, so that nobody reacts to it")
+	}
+	if now := s.WorkloadByUID(b.UID); now == b || now.Addresses[0] != addr("10.0.0.4") {
+		t.Error("a changed workload stayed the same")
+	}
+	if s.Workload(addr("10.0.0.3")) != nil || s.Service(key("default/old")) != nil {
+		t.Error("what the new world lacks is still there")
+	}
+	snapshot := s.current.Load()
+	if err := s.Replace(world(pod("a", "10.0.0.2"), pod("b", "10.0.0.4"), pod("c", "10.0.0.5"), svc("default/web", nil))); err != nil {
+		t.Fatal(err)
+	}
+	if s.current.Load() != snapshot {
+		t.Error("the same world again is no change")
+	}
+	select {
+	case <-changed:
+		t.Error("subscribers were told of no change")
+	default:
+	}
+}
+
+func TestSubscribeIsAnEdge(t *testing.T) {
+	s := NewStore()
+	changed, cancel := s.Subscribe()
+	other, cancelOther := s.Subscribe()
+	defer cancelOther()
+	for i := range 3 {
+		if err := s.Apply(Update{Workloads: []*Workload{pod("a", netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}).String())}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-changed
+	select {
+	case <-changed:
+		t.Error("three changes before the first receive must be one value")
+	default:
+	}
+	<-other
+	cancel()
+	if err := s.Apply(Update{RemovedWorkloads: []string{"Kubernetes//Pod/default/a"}}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+		t.Error("a cancelled subscription was told")
+	default:
+	}
+	<-other
+	cancel() // twice is harmless
+}
+
+func TestEndpointsMayComeBeforeTheirService(t *testing.T) {
+	s := store(t, pod("a", "10.0.0.2", serves("default/web")))
+	if err := s.Apply(Update{Services: []*Service{svc("default/web", []string{"/10.1.0.1"})}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := describe(s.Outbound(nil, addrPort("10.1.0.1:80"))), "mesh default/web | HBONE 10.0.0.2:15008 for 10.0.0.2:8080 = a as default/sa/a"; got != want {
+		t.Errorf("route = %s, want %s", got, want)
+	}
+	// And survive it.
+	if err := s.Apply(Update{RemovedServices: []NamespacedHostname{key("default/web")}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := describe(s.Outbound(nil, addrPort("10.1.0.1:80"))); got != "passthrough | TCP 10.1.0.1:80" {
+		t.Errorf("route after the service has gone = %s", got)
+	}
+	if err := s.Apply(Update{Services: []*Service{svc("default/web", []string{"/10.1.0.1"})}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Outbound(nil, addrPort("10.1.0.1:80")); len(r.Hops) != 1 {
+		t.Errorf("route after the service has come back = %s", describe(r))
+	}
+	if err := s.Apply(Update{RemovedServices: []NamespacedHostname{key("default/web")}, RemovedWorkloads: []string{"Kubernetes//Pod/default/a"}}); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.current.Load().services.len(); n != 0 {
+		t.Errorf("%d services are remembered of which nothing is known", n)
+	}
+}
+
+func TestUpdateRemovesFirst(t *testing.T) {
+	s := store(t, pod("a", "10.0.0.2"))
+	err := s.Apply(Update{
+		Workloads:        []*Workload{pod("a", "10.0.0.8"), pod("a", "10.0.0.9")},
+		RemovedWorkloads: []string{"Kubernetes//Pod/default/a", "never heard of"},
+		RemovedServices:  []NamespacedHostname{key("never/heard-of")},
+		RemovedPolicies:  []string{"never/heard-of"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := s.WorkloadByUID("Kubernetes//Pod/default/a"); w == nil || w.Addresses[0] != addr("10.0.0.9") {
+		t.Errorf("workload = %v, want the last of the two that the update brought", w)
+	}
+	if s.Workload(addr("10.0.0.8")) != nil || s.Workload(addr("10.0.0.2")) != nil {
+		t.Error("an address that the workload no longer has still finds it")
+	}
+}
+
+func TestLocal(t *testing.T) {
+	netns := func(n string) func(*Workload) { return func(w *Workload) { w.Netns = n } }
+	node := func(n string) func(*Workload) { return func(w *Workload) { w.Node = n } }
+	objects := []any{
+		pod("b", "10.0.0.2", netns("b")), pod("a", "10.0.0.1", netns("a"), node("n1")), pod("c", "10.0.0.3", netns("c"), node("n2")),
+		pod("d", "10.0.0.4", node("n1")), pod("e", "10.0.0.5", node("n2")), pod("f", "10.0.0.6"),
+	}
+	for node, want := range map[string]string{"": "a b c", "n1": "a b d", "n2": "b c e"} {
+		s := NewStore()
+		s.Node = node
+		if err := s.Replace(world(objects...)); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(s.Local()); got != want {
+			t.Errorf("local on node %q = %s, want %s", node, got, want)
+		}
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	deny := func(name string, scope policy.Scope) policy.Policy {
+		ns, n, _ := strings.Cut(name, "/")
+		return policy.Policy{Name: n, Namespace: ns, Scope: scope, Action: policy.Deny, Rules: []policy.Rule{{}}}
+	}
+	lists := func(keys ...string) func(*Workload) {
+		return func(w *Workload) { w.AuthorizationPolicies = keys }
+	}
+	tests := []struct {
+		why  string
+		p    []policy.Policy
+		w    *Workload
+		want string // the policy that decides
+	}{
+		{"none", nil, pod("a", "10.0.0.2"), ""},
+		{"the workload's namespace", []policy.Policy{deny("default/p", policy.Namespace)}, pod("a", "10.0.0.2"), "default/p"},
+		{"another namespace", []policy.Policy{deny("other/p", policy.Namespace)}, pod("a", "10.0.0.2"), ""},
+		{"global", []policy.Policy{deny("istio-system/p", policy.Global)}, pod("a", "10.0.0.2"), "istio-system/p"},
+		{"root namespace", []policy.Policy{deny("/p", policy.Namespace)}, pod("a", "10.0.0.2"), "/p"},
+		{"selector, listed", []policy.Policy{deny("default/p", policy.WorkloadSelector)}, pod("a", "10.0.0.2", lists("default/p")), "default/p"},
+		{"selector, not listed", []policy.Policy{deny("default/p", policy.WorkloadSelector)}, pod("a", "10.0.0.2"), ""},
+		{"listed, not arrived", nil, pod("a", "10.0.0.2", lists("default/p")), "default/p"},
+	}
+	c := policy.Connection{SourceAddr: addr("10.0.0.9"), Destination: addrPort("10.0.0.2:80")}
+	for _, tt := range tests {
+		s := store(t, tt.w)
+		if err := s.Apply(Update{Policies: tt.p}); err != nil {
+			t.Fatal(err)
+		}
+		d := s.Policies(s.WorkloadByUID(tt.w.UID)).Check(c)
+		if d.Policy != tt.want || d.Allowed != (tt.want == "") {
+			t.Errorf("%s: decision = %+v, want policy %q", tt.why, d, tt.want)
+		}
+	}
+
+	s := store(t, pod("a", "10.0.0.2"))
+	if d := s.Policies(nil).Check(c); d.Allowed || d.Reason == "" {
+		t.Errorf("unknown workload: decision = %+v, want a refusal", d)
+	}
+	// A caller that still holds the workload from before is not fooled.
+	old := s.WorkloadByUID("Kubernetes//Pod/default/a")
+	if err := s.Apply(Update{Workloads: []*Workload{pod("a", "10.0.0.2", lists("default/p"))}, Policies: []policy.Policy{deny("default/p", policy.WorkloadSelector)}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.Policies(old).Check(c); d.Policy != "default/p" {
+		t.Errorf("with a workload from before: decision = %+v, want the policy it lists now", d)
+	}
+	// A policy that changes its scope leaves the namespace.
+	if err := s.Apply(Update{Policies: []policy.Policy{deny("default/q", policy.Namespace)}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(Update{Policies: []policy.Policy{deny("default/q", policy.WorkloadSelector)}, RemovedPolicies: []string{"default/p"}}); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.current.Load().inForce.len(); n != 0 {
+		t.Errorf("%d namespaces have policies in force, want none", n)
+	}
+}
+
+// Readers see whole worlds only: both pods of one pair, or none.
+func TestReadersNeverSeeHalfAChange(t *testing.T) {
+	s := store(t, svc("default/web", []string{"/10.1.0.1"}))
+	pair := []*Workload{pod("a", "10.0.0.2", serves("default/web")), pod("b", "10.0.0.3", serves("default/web"))}
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if n := len(s.Outbound(nil, addrPort("10.1.0.1:80")).Hops); n != 0 && n != 2 {
+					t.Errorf("a reader saw %d of the two endpoints", n)
+					return
+				}
+			}
+		})
+	}
+	for range 300 {
+		if err := s.Apply(Update{Workloads: pair}); err != nil {
+			t.Error(err)
+		}
+		if err := s.Apply(Update{RemovedWorkloads: []string{pair[0].UID, pair[1].UID}}); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	readers.Wait()
+}
+
+// After any sequence of changes every index holds exactly what a search
+// through the whole world finds.
+func TestIndexesAgainstSearch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 5))
+	for round := range 30 {
+		s := NewStore()
+		for range 60 {
+			if rng.IntN(20) == 0 {
+				w := World{}
+				u := randomUpdate(rng)
+				w.Workloads, w.Services, w.Policies = u.Workloads, u.Services, u.Policies
+				if err := s.Replace(w); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := s.Apply(randomUpdate(rng)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkIndexes(t, s.current.Load())
+		if t.Failed() {
+			t.Fatalf("in round %d", round)
+		}
+	}
+}
+
+var (
+	someKeys     = []string{"a/x", "b/x", "a/y", "b/z"}
+	someNetworks = []string{"", "n"}
+	someVIPs     = []string{"/10.1.0.1", "/10.1.0.2", "n/10.1.0.1", "/10.1.0.0/24", "/10.1.0.0/16", "n/10.0.0.0/8", "/fd00::/64", "/fd00::1", "/10.0.0.1"}
+	someIPs      = []string{"10.0.0.1", "10.0.0.2", "10.1.0.1", "10.1.0.2", "10.1.7.7", "fd00::1", "fd00::2"}
+)
+
+func randomUpdate(rng *rand.Rand) Update {
+	var u Update
+	for range rng.IntN(3) {
+		w := pod(fmt.Sprint("w", rng.IntN(6)), someIPs[rng.IntN(len(someIPs))], onNetwork(someNetworks[rng.IntN(2)]))
+		for range rng.IntN(3) {
+			serves(someKeys[rng.IntN(len(someKeys))])(w)
+		}
+		w.NetworkMode = NetworkMode(rng.IntN(4) / 3)
+		w.Protocol = Protocol(rng.IntN(2))
+		w.Status = Health(rng.IntN(3) / 2)
+		u.Workloads = append(u.Workloads, w)
+	}
+	for range rng.IntN(2) {
+		s := svc(someKeys[rng.IntN(len(someKeys))], nil)
+		for range rng.IntN(4) {
+			s.VIPs = append(s.VIPs, vip(someVIPs[rng.IntN(len(someVIPs))]))
+		}
+		s.Canonical = rng.IntN(2) == 0
+		s.Visibility = Visibility(rng.IntN(3) / 2)
+		u.Services = append(u.Services, s)
+	}
+	for range rng.IntN(2) {
+		u.Policies = append(u.Policies, policy.Policy{Name: fmt.Sprint("p", rng.IntN(3)), Namespace: []string{"", "a", "b"}[rng.IntN(3)], Scope: policy.Scope(rng.IntN(3)), DryRun: rng.IntN(2) == 0})
+	}
+	for range rng.IntN(2) {
+		u.RemovedWorkloads = append(u.RemovedWorkloads, fmt.Sprint("Kubernetes//Pod/default/w", rng.IntN(6)))
+		u.RemovedServices = append(u.RemovedServices, key(someKeys[rng.IntN(len(someKeys))]))
+		u.RemovedPolicies = append(u.RemovedPolicies, []string{"/p0", "a/p1", "b/p2"}[rng.IntN(3)])
+	}
+	return u
+}
+
+func checkIndexes(t *testing.T, s *snapshot) {
+	t.Helper()
+	w := s.world()
+
+	addresses := map[NetworkAddress]bool{}
+	memberships := map[NamespacedHostname][]*Workload{}
+	for _, wl := range w.Workloads {
+		for _, a := range indexedAddresses(wl) {
+			addresses[a] = true
+		}
+		for k := range wl.Services {
+			memberships[k] = append(memberships[k], wl)
+		}
+	}
+	if s.byAddr.len() != len(addresses) {
+		t.Errorf("%d addresses are indexed, want %d", s.byAddr.len(), len(addresses))
+	}
+	for a := range addresses {
+		best := slices.MaxFunc(w.Workloads, func(x, y *Workload) int { return cmp.Compare(claimTo(x, a), claimTo(y, a)) })
+		if got := s.workloadAt(a); got == nil || claimTo(got, a) != claimTo(best, a) {
+			t.Errorf("workload at %s = %v, want one with the claim of %v", a, got, best)
+		}
+	}
+
+	keys := map[NamespacedHostname]bool{}
+	hosts := map[string]int{}
+	exact, ranges := map[NetworkAddress]int{}, map[VIP]int{}
+	for _, svc := range w.Services {
+		keys[svc.Key()] = true
+		hosts[svc.Hostname]++
+		for _, v := range svc.VIPs {
+			if v.Prefix.IsSingleIP() {
+				exact[NetworkAddress{v.Network, v.Prefix.Addr()}]++
+			} else {
+				ranges[v]++
+			}
+		}
+	}
+	for k := range memberships {
+		keys[k] = true
+	}
+	if s.services.len() != len(keys) {
+		t.Errorf("%d service keys are known, want %d", s.services.len(), len(keys))
+	}
+	for k := range keys {
+		got, _ := s.services.get(k)
+		if got == nil {
+			t.Errorf("service %s is not indexed", k)
+			continue
+		}
+		if !slices.Equal(got.members, memberships[k]) {
+			t.Errorf("service %s has members %s, want %s", k, names(got.members), names(memberships[k]))
+		}
+		if (got.Service == nil) != (got.balance == nil) {
+			t.Errorf("service %s: balance without service or the reverse", k)
+		}
+		if got.balance != nil {
+			n := 0
+			for _, g := range got.balance.groups {
+				n += len(g.endpoints)
+			}
+			want := 0
+			for _, m := range memberships[k] {
+				if m.Status == Healthy {
+					want++
+				}
+			}
+			if n != want {
+				t.Errorf("service %s balances over %d endpoints, want the %d healthy ones", k, n, want)
+			}
+		}
+	}
+	checkLists(t, "hostname", s.byHost, hosts)
+	checkLists(t, "VIP", s.byVIP, exact)
+	checkLists(t, "range", s.byCIDR, ranges)
+	lengths := 0
+	for _, l := range s.cidrBits.all() {
+		for _, n := range l {
+			lengths += n.count
+		}
+	}
+	want := 0
+	for _, n := range ranges {
+		want += n
+	}
+	if lengths != want {
+		t.Errorf("prefix lengths count %d ranges, want %d", lengths, want)
+	}
+
+	for _, network := range someNetworks {
+		for _, ip := range someIPs {
+			for _, namespace := range []string{"a", "b", "c"} {
+				a := NetworkAddress{network, addr(ip)}
+				best := slowRank(nil, a, namespace)
+				for _, svc := range w.Services {
+					best = max(best, slowRank(svc, a, namespace))
+				}
+				var got *Service
+				if found := s.serviceAt(a, namespace); found != nil {
+					got = found.Service
+				}
+				if slowRank(got, a, namespace) != best {
+					t.Errorf("service at %s for namespace %s = %+v, of rank %d; want rank %d", a, namespace, got, slowRank(got, a, namespace), best)
+				}
+			}
+		}
+	}
+
+	force := map[string][]string{}
+	for _, p := range w.Policies {
+		switch p.Scope {
+		case policy.Global:
+			force[""] = append(force[""], p.Key())
+		case policy.Namespace:
+			force[p.Namespace] = append(force[p.Namespace], p.Key())
+		}
+	}
+	got := map[string][]string{}
+	for ns, list := range s.inForce.all() {
+		for _, c := range list {
+			got[ns] = append(got[ns], c.Key())
+		}
+	}
+	if !maps.EqualFunc(got, force, slices.Equal[[]string]) {
+		t.Errorf("in force by namespace: %v, want %v", got, force)
+	}
+}
+
+func claimTo(w *Workload, a NetworkAddress) int {
+	if !slices.Contains(indexedAddresses(w), a) {
+		return -1
+	}
+	return claim(w)
+}
+
+// slowRank says how well a service fits an address, 0 for not at all.
+func slowRank(s *Service, a NetworkAddress, namespace string) int {
+	if s == nil || !s.visibleFrom(namespace) {
+		return 0
+	}
+	best := 0
+	for _, v := range s.VIPs {
+		if v.Network != a.Network || !v.Prefix.Contains(a.Addr) {
+			continue
+		}
+		own, canonical := 0, 0
+		if s.Namespace == namespace {
+			own = 1
+		}
+		if s.Canonical {
+			canonical = 1
+		}
+		rank := own<<10 + (v.Prefix.Bits()+1)<<1 + canonical
+		if v.Prefix.IsSingleIP() {
+			rank = 1<<20 + own<<1 + canonical
+		}
+		best = max(best, rank)
+	}
+	return best
+}
+
+func checkLists[K comparable](t *testing.T, what string, m pmap[K, []NamespacedHostname], want map[K]int) {
+	t.Helper()
+	if m.len() != len(want) {
+		t.Errorf("%d entries by %s, want %d", m.len(), what, len(want))
+	}
+	for k, n := range want {
+		if got, _ := m.get(k); len(got) != n {
+			t.Errorf("%s %v leads to %v, want %d services", what, k, got, n)
+		}
+	}
+}
