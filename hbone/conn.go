@@ -50,10 +50,12 @@ type conn struct {
 	maxAge   time.Duration // 0 = none
 	lastSeen atomic.Int64  // of any frame, nanoseconds since born
 	rtt      atomic.Int64  // of the last PING, nanoseconds; 0 = unknown
+	moved    atomic.Int64  // bytes in both directions
 
 	mu         sync.Mutex
 	streams    map[uint32]*Stream
 	nextID     uint32 // client: of the next stream
+	load       load   // client
 	lastID     uint32 // server: highest taken
 	working    int    // server: streams whose handler runs
 	maxStreams uint32 // client: the peer's limit
@@ -138,11 +140,14 @@ func (c *conn) writeBatch(prio []byte, batch []*buffer) error {
 	if len(prio) > 0 {
 		_, err = c.tls.Write(prio)
 	}
+	n := len(prio)
 	for _, b := range batch {
+		n += b.n
 		if err == nil {
 			_, err = c.tls.Write(b.frame(b.s.id))
 		}
 	}
+	c.moved.Add(int64(n))
 	if merge {
 		if ferr := c.wire.flush(); err == nil {
 			err = ferr
@@ -324,6 +329,7 @@ func (c *conn) open(r *Request) (*Stream, error) {
 		c.draining = true
 	}
 	c.streams[s.id] = s
+	c.load.opened(time.Now())
 	// Ids must grow on the wire: taking one and taking a place in the line are one step.
 	c.w.mu.Lock()
 	s.credit = c.w.initial
@@ -350,17 +356,6 @@ func (c *conn) remove(s *Stream) {
 	if c.changed != nil {
 		c.changed()
 	}
-}
-
-// load is how many streams are open and how many more would be taken.
-func (c *conn) load() (open, room int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	open = len(c.streams)
-	if c.err == nil && !c.draining {
-		room = int(c.maxStreams) - open
-	}
-	return open, room
 }
 
 // scheduleLocked sets the timer for the next look at the tunnel's health.

@@ -154,7 +154,12 @@ func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) 
 			g = &group{key: t.Key}
 			p.groups[t.Key] = g
 		}
-		if c := g.pick(); c != nil {
+		now := time.Now()
+		c, more := g.pick(now)
+		if more && c != nil && g.dial == nil && now.After(g.until) {
+			p.startDialLocked(g, t) // for those who come later
+		}
+		if c != nil {
 			p.mu.Unlock()
 			s, err := c.open(r)
 			if err == errTunnelFull {
@@ -162,7 +167,7 @@ func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) 
 			}
 			return s, err
 		}
-		if g.failed != nil && time.Now().Before(g.until) {
+		if g.failed != nil && now.Before(g.until) {
 			err := g.failed
 			p.mu.Unlock()
 			return nil, err
@@ -184,18 +189,6 @@ func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) 
 			return nil, &DialError{PhaseTCP, context.Cause(ctx)}
 		}
 	}
-}
-
-// pick is the tunnel with the fewest streams that takes one more.
-func (g *group) pick() *conn {
-	var best *conn
-	least := 0
-	for _, c := range g.tunnels {
-		if open, room := c.load(); room > 0 && (best == nil || open < least) {
-			best, least = c, open
-		}
-	}
-	return best
 }
 
 // leave gives up waiting for a dial; the last to leave ends it.
@@ -229,6 +222,11 @@ func (p *Pool) runTunnel(ctx context.Context, g *group, t Target, d *dialing) {
 		return
 	}
 	c.changed = func() { p.tunnelChanged(g, c) }
+	p.mu.Lock()
+	if len(g.tunnels) > 0 {
+		c.opt.idleTimeout = min(c.opt.idleTimeout, extraIdle)
+	}
+	p.mu.Unlock()
 	ran := make(chan struct{})
 	p.wg.Go(func() { c.run(); close(ran) })
 	wait := time.NewTimer(p.cfg.DialTimeout - time.Since(start))
@@ -422,7 +420,7 @@ type TunnelStats struct {
 func (c *conn) stats(key any) TunnelStats {
 	st := TunnelStats{
 		Key: key, Local: c.wire.LocalAddr(), Remote: c.wire.RemoteAddr(),
-		Since: c.born, RTT: time.Duration(c.rtt.Load()), Queued: c.w.queued(),
+		Since: c.born, RTT: time.Duration(c.rtt.Load()), Queued: c.w.backlog(),
 	}
 	c.mu.Lock()
 	st.Streams, st.Draining = len(c.streams), c.draining

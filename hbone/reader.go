@@ -84,12 +84,15 @@ func (r *reader) decrypt() error {
 			r.r, r.n = 0, 0
 		}
 		var err error
-		for err == nil && len(r.plain.b)-r.n >= recordSize {
+		more := true
+		for err == nil && more && len(r.plain.b)-r.n >= recordSize {
 			var n int
 			n, err = r.c.tls.Read(r.plain.b[r.n:])
 			r.n += n
+			more = r.c.wire.took()
 		}
 		if r.n > r.r {
+			r.c.moved.Add(int64(r.n - r.r))
 			r.c.lastSeen.Store(int64(time.Since(r.c.born)))
 			if perr := r.parse(); perr != nil {
 				return perr
@@ -104,7 +107,7 @@ func (r *reader) decrypt() error {
 			r.n = copy(r.plain.b, r.plain.b[r.r:r.n])
 			r.r = 0
 		}
-		if err == errNothingAtHand || errors.Is(err, errNothingAtHand) {
+		if !more || errors.Is(err, errNothingAtHand) {
 			return nil
 		}
 		if err != nil {

@@ -295,10 +295,10 @@ func (s *Stream) reset(code http2.ErrCode, err error) {
 	if send {
 		w.prio = appendRSTStream(w.prio, s.id, code)
 	}
-	if s.sendErr == nil || send {
+	if send {
 		s.sendErr = err
 	}
-	s.sendCond.Broadcast()
+	w.endSendLocked(s, err)
 	if send {
 		w.writeOrLeaveLocked()
 	} else {

@@ -29,6 +29,7 @@ type wire struct {
 	r, n    int
 	fillErr error
 	fillFn  func(fd uintptr) bool
+	records recordCounter
 
 	mu      sync.Mutex // guards the rest; the peer's KeyUpdate makes the reader write
 	merging bool
@@ -66,12 +67,53 @@ func (w *wire) Read(p []byte) (int, error) {
 		if w.r == w.n {
 			w.release()
 		}
+		w.records.add(p[:n])
 		return n, nil
 	}
 	if w.polled {
+		w.records.whole = 0
 		return 0, errNothingAtHand
 	}
-	return w.Conn.Read(p)
+	n, err := w.Conn.Read(p)
+	w.records.add(p[:n])
+	return n, err
+}
+
+// took notes that a record has been decrypted, and reports whether another may
+// be at hand. It may be wrong only in saying yes.
+func (w *wire) took() (more bool) {
+	w.records.whole = max(w.records.whole-1, 0)
+	return w.records.whole > 0 || w.n > w.r
+}
+
+// recordCounter counts the TLS records (RFC 8446 section 5.1) that crypto/tls
+// has been given whole and not yet decrypted, as far as can be known from here.
+type recordCounter struct {
+	whole  int
+	header [5]byte
+	have   int // bytes of header
+	left   int // bytes of the record's body to come
+}
+
+func (c *recordCounter) add(p []byte) {
+	for len(p) > 0 {
+		if c.have < len(c.header) {
+			n := copy(c.header[c.have:], p)
+			c.have += n
+			p = p[n:]
+			if c.have < len(c.header) {
+				return
+			}
+			c.left = int(c.header[3])<<8 | int(c.header[4])
+		}
+		n := min(c.left, len(p))
+		c.left -= n
+		p = p[n:]
+		if c.left == 0 {
+			c.whole++
+			c.have = 0
+		}
+	}
 }
 
 // fill waits until the socket has bytes and reads what it has. While it waits

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"slices"
 	"sync"
 
 	"golang.org/x/net/http2"
@@ -98,7 +99,7 @@ func (r *ring) pop() *buffer {
 // signalled. A quiet stream (one whose reads are small) does not wait for room.
 func (w *writer) reserveLocked(s *Stream, want int, quiet bool) (n int, err error) {
 	if err := s.sendErr; err != nil {
-		w.returnRoomLocked(s)
+		w.leaveLocked(s)
 		return 0, err
 	}
 	if w.credit <= 0 {
@@ -151,6 +152,7 @@ func (w *writer) reserve(s *Stream, want int, quiet bool, deadline func() error)
 		}
 		if deadline != nil {
 			if err := deadline(); err != nil {
+				w.leaveLocked(s)
 				return 0, err
 			}
 		}
@@ -175,17 +177,27 @@ func (w *writer) returnRoomLocked(s *Stream) {
 	}
 }
 
+// leaveLocked takes s, which will not send or not now, out of the line for room
+// and gives back what it was granted.
+func (w *writer) leaveLocked(s *Stream) {
+	if s.waiting {
+		s.waiting = false
+		if i := slices.Index(w.waiters, s); i >= 0 {
+			w.waiters = slices.Delete(w.waiters, i, i+1)
+		}
+	}
+	w.returnRoomLocked(s)
+}
+
 // grantLocked gives room to those who wait for it.
 func (w *writer) grantLocked() {
 	for len(w.waiters) > 0 {
 		s := w.waiters[0]
-		if s.sendErr == nil {
-			if w.room < s.roomWant {
-				return
-			}
-			w.room -= s.roomWant
-			s.roomHeld = s.roomWant
+		if w.room < s.roomWant {
+			return
 		}
+		w.room -= s.roomWant
+		s.roomHeld = s.roomWant
 		s.waiting = false
 		w.waiters[0] = nil
 		w.waiters = w.waiters[1:]
@@ -398,11 +410,16 @@ func (w *writer) updateTunnel(n int64) (overflow bool) {
 // endSend ends the sending side of s with err, unless it has ended.
 func (w *writer) endSend(s *Stream, err error) {
 	w.mu.Lock()
+	w.endSendLocked(s, err)
+	w.mu.Unlock()
+}
+
+func (w *writer) endSendLocked(s *Stream, err error) {
 	if s.sendErr == nil {
 		s.sendErr = err
 	}
+	w.leaveLocked(s)
 	s.sendCond.Broadcast()
-	w.mu.Unlock()
 }
 
 // fail ends all writing with err.
@@ -423,8 +440,9 @@ func (w *writer) waitIdle() {
 	w.mu.Unlock()
 }
 
-// queued is how many bytes of bulk wait for the wire.
-func (w *writer) queued() int {
+// backlog is how many bytes of bulk wait for the wire, or for a source that has
+// been given leave to send them.
+func (w *writer) backlog() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return highWater - w.room
