@@ -76,6 +76,13 @@ func (l *Lab) Namespace(name string) (*Namespace, error) {
 		_ = n.remove()
 		return nil, fmt.Errorf("lab: namespace %s: %w", name, err)
 	}
+	// Without a link-local address, which would take seconds to be found unique, a router asks for no neighbour.
+	for _, of := range []string{"default", "all"} {
+		if err := n.Sysctl("net.ipv6.conf."+of+".accept_dad", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			_ = n.remove()
+			return nil, err
+		}
+	}
 	if err := n.Up("lo"); err != nil {
 		_ = n.remove()
 		return nil, err
