@@ -23,7 +23,7 @@ setup: packages $(STATICCHECK) $(H2SPEC)
 packages:
 	@command -v $(GO) >/dev/null || { echo "make: $(GO) not found; install Go 1.26 or later from https://go.dev/dl" >&2; exit 1; }
 	@want=(); \
-	command -v gcc >/dev/null || want+=(gcc libc6-dev); \
+	command -v gcc >/dev/null && test -e /usr/include/stdlib.h || want+=(gcc libc6-dev); \
 	test -e /etc/ssl/certs/ca-certificates.crt || want+=(ca-certificates); \
 	if (( $${#want[@]} )); then \
 		echo "setup: installing $${want[*]}"; \
@@ -42,7 +42,7 @@ $(STATICCHECK) $(H2SPEC): tools/go.mod tools/go.sum
 build: packages
 	@$(BUILD) -o bin/adit ./cmd/adit
 
-## demo: two nodes, four pods and the evidence, in about 20 seconds; needs root
+## demo: two nodes, four pods, and evidence for every claim; needs root
 demo: build
 	@$(SUDO) bin/adit demo $(ARGS)
 

@@ -23,8 +23,8 @@ func newDemoCmd() *cobra.Command {
 		Short: "Show the mesh at work: two nodes, four pods, and evidence for each claim",
 		Long: `Build two nodes and four pods out of network namespaces, run an agent on each
 node and an HTTP server in some pods, and show with evidence from the wire, the
-logs and the metrics what the mesh does. It takes about 20 seconds, needs root,
-uses no other program, and leaves nothing behind.
+logs and the metrics what the mesh does. It takes seconds, needs root, uses no
+other program, and leaves nothing behind.
 
 Exit status is 0 if every claim held. After a failure the logs and a packet
 capture stay in ` + demoDir + `; the next run removes them.`,

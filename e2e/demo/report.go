@@ -24,7 +24,7 @@ const (
 	red   = "\x1b[31m"
 
 	// Claims are padded to this many columns so that evidence lines up.
-	claimWidth = 40
+	claimWidth = 43
 	// Quoted lines are cut here: the log files hold the whole of them.
 	quoteWidth = 150
 )

@@ -35,12 +35,12 @@ func (d *demo) sameNodeDirect(ctx context.Context) error {
 	}
 	offset := d.agentA.LogOffset()
 	got, asked := ask(ctx, d.Intruder.NS, url(d.ServerA.V4, testbed.AppPort), d.secret())
-	d.check(asked != nil, "policy is the same: the intruder is refused", "%s", refusal(got, asked))
+	d.check(asked != nil, "the same policy refuses the intruder", "%s", refusal(got, asked))
 	line, err := d.agentA.Logged(ctx, offset, func(e testbed.Entry) bool {
 		return e.Get("src.identity") == d.Intruder.Identity() && e.Get("error") != ""
 	})
 	if err == nil {
-		d.quote(d.NodeA.Name, line.Brief("src.workload", "src.identity", "dst.addr", "error"))
+		d.quote(d.NodeA.Name, line.Brief("src.identity", "dst.addr", "response_flags", "error"))
 	}
 	return ctx.Err()
 }
@@ -71,7 +71,7 @@ func (d *demo) askNeighbour(ctx context.Context, judge func(evidence)) error {
 			continue
 		}
 		d.check(true, "the "+direction+" side is in the log", "%s → %s", d.Client.Identity(), d.ServerA.Identity())
-		d.quote(d.NodeA.Name, line.Brief("direction", "src.addr", "dst.addr", "dst.hbone_addr"))
+		d.quote(d.NodeA.Name, line.Brief("direction", "src.addr", "dst.addr", "dst.hbone_addr", "duration"))
 	}
 	return nil
 }
@@ -106,12 +106,14 @@ func (d *demo) agentDies(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	got, reached := ask(ctx, d.NodeA.NS, url(d.ServerA.V4, testbed.AppPort), "nobody")
 	tries := 3 * len(targets)
 	var how []string
 	for reason, n := range refused {
 		how = append(how, fmt.Sprintf("%d × %s", n, reason))
 	}
 	d.check(answered == 0, "no request gets through meanwhile", "%d tries, 4 destinations: %s", tries, strings.Join(how, ", "))
+	d.check(reached != nil, "nor does anybody reach its servers", "node-a → server-a: %s", lastPart(refusal(got, reached)))
 	d.check(e.plain == 0 && e.exposed == 0 && e.streams == 0, "nothing leaks between the nodes", "%d frames, %d bytes in clear", e.frames, e.plain)
 	n, err := near.finish(token)
 	if err != nil {
@@ -126,7 +128,7 @@ func (d *demo) agentDies(ctx context.Context) error {
 	}
 	d.does("node-a: the agent is started again")
 	d.check(true, "it takes over what it finds", "ready %d ms after its start", took.Milliseconds())
-	got, err := ask(ctx, d.Client.NS, targets[0], token)
+	got, err = ask(ctx, d.Client.NS, targets[0], token)
 	d.checkAnswer("new connections are served", got, err, d.ServerB, d.Client.V4, token)
 	if err == nil {
 		d.does("served again %d ms after the start", time.Since(began).Milliseconds())

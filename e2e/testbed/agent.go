@@ -137,15 +137,15 @@ func (a *Agent) Serial(ctx context.Context, id string) (string, error) {
 	return "", fmt.Errorf("config dump of %s lists no certificate for %s", a.Node.Name, id)
 }
 
-// Metric finds a series with all the given labels and returns it with its
-// line. Absent is zero and no error.
-func (a *Agent) Metric(ctx context.Context, name string, labels map[string]string) (float64, string, error) {
+// Metric is the value of the first series that has all the given labels, 0 if
+// there is none.
+func (a *Agent) Metric(ctx context.Context, name string, labels map[string]string) (float64, error) {
 	body, err := a.Get(ctx, http.MethodGet, MetricsURL)
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
-	value, line := findSeries(string(body), name, labels)
-	return value, line, nil
+	value, _ := findSeries(string(body), name, labels)
+	return value, nil
 }
 
 // LogOffset marks the present end of the access log, to look only at what

@@ -69,7 +69,7 @@ func readAccessLog(path string, offset int64) ([]Entry, error) {
 
 // findSeries looks in a Prometheus text page for the first series of that name
 // that carries all labels.
-func findSeries(page, name string, labels map[string]string) (float64, string) {
+func findSeries(page, name string, labels map[string]string) (value float64, found bool) {
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name+"{")
 		if !ok {
@@ -86,10 +86,10 @@ func findSeries(page, name string, labels map[string]string) (float64, string) {
 		}
 		value, err := strconv.ParseFloat(strings.TrimSpace(rest[end+1:]), 64)
 		if matches && err == nil {
-			return value, strings.TrimSpace(line)
+			return value, true
 		}
 	}
-	return 0, ""
+	return 0, false
 }
 
 func parseLabels(s string) map[string]string {

@@ -12,14 +12,14 @@ failed_total{source="a",odd="x,y=\"}\"",flag="DENY"} 3
 failed_total{source="b",odd="",flag="DENY"} 4
 failed_total_created{source="b",flag="DENY"} 9
 `
-	if v, line := findSeries(page, "failed_total", map[string]string{"source": "b", "flag": "DENY"}); v != 4 || line == "" {
-		t.Errorf("found %v in %q, want 4", v, line)
+	if v, ok := findSeries(page, "failed_total", map[string]string{"source": "b", "flag": "DENY"}); v != 4 || !ok {
+		t.Errorf("found %v, %v, want 4", v, ok)
 	}
 	if v, _ := findSeries(page, "failed_total", map[string]string{"odd": `x,y="}"`}); v != 3 {
 		t.Errorf("found %v, want the series whose label holds a comma, a quote and a brace", v)
 	}
-	if v, line := findSeries(page, "failed_total", map[string]string{"source": "c"}); v != 0 || line != "" {
-		t.Errorf("found %v in %q for a source that never failed", v, line)
+	if v, ok := findSeries(page, "failed_total", map[string]string{"source": "c"}); v != 0 || ok {
+		t.Errorf("found %v, %v for a source that never failed", v, ok)
 	}
 }
 

@@ -1,0 +1,417 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/adit-mesh/adit/e2e/testbed"
+)
+
+// The five ways a tunnel lies, through two agents: a half-close taken for a
+// close, a refused upstream that looks accepted, a reset that looks like an
+// end, a policy that changed and still lets through, a drain that cuts.
+
+func TestHalfCloseEachWay(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	reply := make([]byte, 1<<20)
+	_, _ = rand.Read(reply)
+	heard := make(chan error, 1)
+	serve(t, m.ServerB, func(c *net.TCPConn) {
+		mode := make([]byte, 1)
+		if _, err := io.ReadFull(c, mode); err != nil {
+			return
+		}
+		switch mode[0] {
+		case 'c': // the client ends first, and only then is answered
+			if _, err := io.Copy(io.Discard, c); err == nil {
+				_, _ = c.Write(reply)
+			}
+		case 's': // the server ends first, and goes on listening
+			_ = c.CloseWrite()
+			got, err := io.ReadAll(c)
+			if err == nil && !bytes.Equal(got, reply) {
+				err = fmt.Errorf("%d of %d bytes arrived", len(got), len(reply))
+			}
+			heard <- err
+		}
+	})
+	for _, to := range []netip.Addr{m.ServerB.V4, m.ServerB.V6} {
+		c := dial(t, m.Client, at(to))
+		if _, err := io.WriteString(c, "c and a question"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(got, reply) {
+			t.Errorf("%s: after the client's half-close %d of %d bytes came back, %v", to, len(got), len(reply), err)
+		}
+
+		c = dial(t, m.Client, at(to))
+		if _, err := io.WriteString(c, "s"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, c); n != 0 || err != nil {
+			t.Errorf("%s: the server's half-close arrives as %d bytes and %v", to, n, err)
+		}
+		if _, err := c.Write(reply); err != nil {
+			t.Errorf("%s: write after the server's half-close: %v", to, err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Errorf("%s: %v", to, err)
+		}
+		if err := <-heard; err != nil {
+			t.Errorf("%s: what the client said after the server's half-close: %v", to, err)
+		}
+	}
+}
+
+func TestRefusedUpstreamIsAReset(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	for _, to := range []netip.Addr{m.ServerB.V4, m.ServerB.V6, m.ServerA.V4} {
+		c, err := tryDial(t.Context(), m.Client, at(to)) // nobody listens there
+		if err == nil {
+			err = ends(c)
+			_ = c.Close()
+		}
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: %v; a refused upstream must not look like a clean end", to, err)
+		}
+	}
+}
+
+func TestResetStaysAReset(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	seen := make(chan error, 1)
+	serve(t, m.ServerB, func(c *net.TCPConn) {
+		line := make([]byte, 5)
+		if _, err := io.ReadFull(c, line); err != nil {
+			return
+		}
+		_, _ = c.Write(line)
+		if string(line) == "reset" {
+			_ = c.SetLinger(0)
+			return
+		}
+		seen <- ends(c)
+	})
+	c := dial(t, m.Client, at(m.ServerB.V4))
+	if err := roundTrip(c, "reset"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ends(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the server's reset arrives as %v", err)
+	}
+	c = dial(t, m.Client, at(m.ServerB.V4))
+	if err := roundTrip(c, "await"); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetLinger(0)
+	_ = c.Close()
+	if err := <-seen; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client's reset arrives as %v", err)
+	}
+}
+
+func TestPolicyChangeCutsWhatItForbids(t *testing.T) {
+	both := testbed.OnlyClient + strings.NewReplacer("only-client", "also-intruder", "sa/client", "sa/intruder").Replace(testbed.OnlyClient)
+	m := newMesh(t, both, testbed.Settings{})
+	serve(t, m.ServerB, echo)
+	stays, goes := dial(t, m.Client, at(m.ServerB.V4)), dial(t, m.Intruder, at(m.ServerB.V4))
+	for _, c := range []net.Conn{stays, goes} {
+		if err := roundTrip(c, "before\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offset := m.B.LogOffset()
+	m.setPolicies(t, testbed.OnlyClient)
+	if err := ends(goes); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection that the policy now forbids ends with %v, want a reset", err)
+	}
+	if err := roundTrip(stays, "after\n"); err != nil {
+		t.Errorf("a connection that the policy allows was disturbed: %v", err)
+	}
+	line, err := m.B.Logged(t.Context(), offset, func(e testbed.Entry) bool { return e.Get("src.identity") == m.Intruder.Identity() })
+	if err != nil || !strings.Contains(line.Get("error"), "policy") {
+		t.Errorf("the cut is logged as %q (%v); the line should say that a policy did it", line.Get("error"), err)
+	}
+}
+
+func TestDrainLetsStreamsFinish(t *testing.T) {
+	for _, which := range []string{"client's agent", "server's agent"} {
+		t.Run(which, func(t *testing.T) {
+			m := newMesh(t, testbed.OnlyClient, testbed.Settings{DrainTimeout: 30 * time.Second})
+			serve(t, m.ServerB, echo)
+			c := dial(t, m.Client, at(m.ServerB.V4))
+			if err := roundTrip(c, "before\n"); err != nil {
+				t.Fatal(err)
+			}
+			agent := m.A
+			if which == "server's agent" {
+				agent = m.B
+			}
+			if err := agent.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			// New connections stop being served, whoever says no.
+			err := testbed.Poll(t.Context(), patience, func() error {
+				fresh, err := tryDial(t.Context(), m.Client, at(m.ServerB.V4))
+				if err != nil {
+					return nil
+				}
+				defer fresh.Close()
+				if err := roundTrip(fresh, "x"); err == nil {
+					return errors.New("a draining agent still takes new connections")
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			for range 3 {
+				if err := roundTrip(c, "while draining\n"); err != nil {
+					t.Fatalf("the live connection was cut: %v", err)
+				}
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if err := ends(c); err != nil {
+				t.Errorf("the live connection ends with %v", err)
+			}
+			select {
+			case <-agent.Done():
+			case <-time.After(patience):
+				t.Error("the agent has nothing left to wait for and does not end")
+			}
+			if err := agent.Stop(); err != nil {
+				t.Errorf("a drained agent ends with %v", err)
+			}
+		})
+	}
+}
+
+func TestTunnelDroppedMidStream(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	serve(t, m.ServerB, echo)
+	c := dial(t, m.Client, at(m.ServerB.V4))
+	if err := roundTrip(c, "before\n"); err != nil {
+		t.Fatal(err)
+	}
+	m.B.Kill()
+	if err := ends(c); err == nil || isTimeout(err) {
+		t.Errorf("the peer's agent is gone and the connection ends with %v; want an error, soon", err)
+	}
+	if _, err := m.B.Start(t.Context(), testbed.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	err := testbed.Poll(t.Context(), patience, func() error {
+		c, err := tryDial(t.Context(), m.Client, at(m.ServerB.V4))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return roundTrip(c, "after\n")
+	})
+	if err != nil {
+		t.Errorf("the restarted agent serves nobody: %v", err)
+	}
+}
+
+func TestLargeStreamsDoNotStallSmallOnes(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	const size = 32 << 20
+	serve(t, m.ServerB, func(c *net.TCPConn) {
+		mode := make([]byte, 1)
+		if _, err := io.ReadFull(c, mode); err != nil {
+			return
+		}
+		if mode[0] == 'd' {
+			_, _ = io.CopyN(c, zeroes{}, size)
+			return
+		}
+		echo(c)
+	})
+	var done atomic.Bool
+	var trips [4]atomic.Int64
+	var wg sync.WaitGroup
+	for i := range trips {
+		c := dial(t, m.Client, at(m.ServerB.V4))
+		if _, err := io.WriteString(c, "e"); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for !done.Load() {
+				if err := roundTrip(c, "ping"); err != nil {
+					t.Errorf("small stream %d: %v", i, err)
+					return
+				}
+				trips[i].Add(1)
+			}
+		})
+	}
+	var bulk sync.WaitGroup
+	for range 2 {
+		c := dial(t, m.Client, at(m.ServerB.V4))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.WriteString(c, "d"); err != nil {
+			t.Fatal(err)
+		}
+		bulk.Go(func() {
+			if n, err := io.Copy(io.Discard, c); n != size || err != nil {
+				t.Errorf("large stream: %d of %d bytes, %v", n, size, err)
+			}
+		})
+	}
+	bulk.Wait()
+	done.Store(true)
+	wg.Wait()
+	for i := range trips {
+		if trips[i].Load() < 10 {
+			t.Errorf("small stream %d made %d round trips beside the large ones", i, trips[i].Load())
+		}
+	}
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+func TestSlowReaderHoldsUpOnlyItself(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	resume := make(chan struct{})
+	sums := make(chan []byte, 1)
+	serve(t, m.ServerB, func(c *net.TCPConn) {
+		mode := make([]byte, 1)
+		if _, err := io.ReadFull(c, mode); err != nil {
+			return
+		}
+		if mode[0] == 'e' {
+			echo(c)
+			return
+		}
+		<-resume
+		sum := sha256.New()
+		_, _ = io.Copy(sum, c)
+		sums <- sum.Sum(nil)
+	})
+	// Released even if the test fails before: the handler waits for it.
+	var once sync.Once
+	release := func() { once.Do(func() { close(resume) }) }
+	t.Cleanup(release)
+
+	slow := dial(t, m.Client, at(m.ServerB.V4))
+	sent := sha256.New()
+	if _, err := io.WriteString(slow, "s"); err != nil {
+		t.Fatal(err)
+	}
+	chunk := make([]byte, 64<<10)
+	_, _ = rand.Read(chunk)
+	written := 0
+	for {
+		_ = slow.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		n, err := slow.Write(chunk)
+		sent.Write(chunk[:n])
+		written += n
+		if isTimeout(err) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written > 256<<20 {
+			t.Fatal("256 MiB are on their way to a reader that reads nothing: somebody buffers without bound")
+		}
+	}
+	quick := dial(t, m.Client, at(m.ServerB.V4))
+	if _, err := io.WriteString(quick, "e"); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if err := roundTrip(quick, "beside it"); err != nil {
+			t.Fatalf("a slow reader holds up its neighbour on the same tunnel: %v", err)
+		}
+	}
+	release()
+	_ = slow.SetDeadline(time.Now().Add(patience))
+	if err := slow.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := ends(slow); err != nil {
+		t.Errorf("the slow connection ends with %v", err)
+	}
+	if got := <-sums; !bytes.Equal(got, sent.Sum(nil)) {
+		t.Errorf("%d bytes went in and others came out", written)
+	}
+}
+
+func TestThousandConnectionsLeaveNothingBehind(t *testing.T) {
+	m := newMesh(t, testbed.OnlyClient, testbed.Settings{})
+	serve(t, m.ServerB, echo)
+	warm := dial(t, m.Client, at(m.ServerB.V4))
+	if err := roundTrip(warm, "first"); err != nil {
+		t.Fatal(err)
+	}
+	_ = warm.Close()
+	before := [2]int{files(t, m.A), files(t, m.B)}
+
+	const total, dialing = 1000, 32
+	conns := make([]*net.TCPConn, total)
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range dialing {
+		wg.Go(func() {
+			for i := range next {
+				c, err := tryDial(t.Context(), m.Client, at(m.ServerB.V4))
+				if err == nil {
+					conns[i] = c
+					err = roundTrip(c, "hello")
+				}
+				if err != nil {
+					t.Errorf("connection %d: %v", i, err)
+				}
+			}
+		})
+	}
+	for i := range total {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	conns = slices.DeleteFunc(conns, func(c *net.TCPConn) bool { return c == nil })
+	for _, c := range conns {
+		if err := roundTrip(c, "all open"); err != nil {
+			t.Errorf("with %d connections open: %v", len(conns), err)
+			break
+		}
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	for i, agent := range []*testbed.Agent{m.A, m.B} {
+		// Some slack for pipes and timers that are pooled, far below one each.
+		err := testbed.Poll(t.Context(), patience, func() error {
+			if now := files(t, agent); now > before[i]+100 {
+				return errors.New("descriptors leak")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v: %d before, %d after %d connections", agent.Node.Name, err, before[i], files(t, agent), total)
+		}
+	}
+}
