@@ -196,7 +196,7 @@ func (r *podRunner) failed(err error, pause time.Duration) {
 }
 
 func (r *podRunner) repaired(repair capture.Repair) {
-	r.set.Telemetry.CaptureRepair(r.pod.UID, repair.Kind)
+	r.set.Telemetry.CaptureRepair(r.pod.UID, string(repair.Kind))
 	what := repair.What
 	if repair.Comm != "" {
 		what = fmt.Sprintf("%s, changed by %s (pid %d)", what, repair.Comm, repair.PID)

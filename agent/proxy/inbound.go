@@ -206,7 +206,25 @@ func (p *Proxy) readArrival(ctx context.Context, pod *servedPod, s *hbone.Stream
 		return a, err
 	}
 	a.dst, a.service = d.Dst, d.Service
+	if a.service == nil {
+		a.service = p.serviceOf(a.self, req.Get("forwarded"))
+	}
 	return a, nil
+}
+
+// serviceOf is the service that the source says it addressed, if self serves
+// one of that name. It labels metrics and decides nothing.
+func (p *Proxy) serviceOf(self *mesh.Workload, forwarded string) *mesh.Service {
+	_, host := hbone.ParseForwarded(forwarded)
+	if host == "" {
+		return nil
+	}
+	for key := range self.Services {
+		if key.Hostname == host {
+			return p.store.Service(key)
+		}
+	}
+	return nil
 }
 
 // statusOf is the answer to a CONNECT that is not let in.

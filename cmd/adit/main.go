@@ -28,7 +28,9 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go exitAtSecondSignal(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go exitAtSecondSignal(ctx, signals)
 
 	err := newRootCmd().ExecuteContext(ctx)
 	if err == nil {
@@ -40,12 +42,10 @@ func main() {
 
 // exitAtSecondSignal ends the process when whoever sent the first signal does
 // not want to wait for what it began.
-func exitAtSecondSignal(ctx context.Context) {
-	second := make(chan os.Signal, 2)
-	signal.Notify(second, os.Interrupt, syscall.SIGTERM)
+func exitAtSecondSignal(ctx context.Context, signals <-chan os.Signal) {
 	<-ctx.Done()
-	<-second // the one that ended ctx
-	<-second
+	<-signals // the one that ended ctx
+	<-signals
 	fmt.Fprintln(os.Stderr, "adit: second signal, exiting at once")
 	os.Exit(exitSignal)
 }
@@ -87,6 +87,6 @@ whom, and reports what it saw. The applications know nothing of it.`,
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(newAgentCmd(), newVersionCmd())
+	cmd.AddCommand(newAgentCmd(), newDemoCmd(), newVersionCmd())
 	return cmd
 }
