@@ -164,3 +164,17 @@ func describe(r Route) string {
 	}
 	return b.String()
 }
+
+func addrs(s ...string) (out []netip.Addr) {
+	for _, a := range s {
+		out = append(out, addr(a))
+	}
+	return out
+}
+
+func prefixes(s ...string) (out []netip.Prefix) {
+	for _, p := range s {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}

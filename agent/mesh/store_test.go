@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -302,6 +303,25 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+func TestWorldIsSortedAndDumps(t *testing.T) {
+	s := store(t, pod("b", "10.0.0.3", via("default/wp"), serves("default/web", 80, 8080)), pod("a", "10.0.0.2", via("/10.0.0.9")),
+		svc("b/web", []string{"/10.1.0.1", "n/fd00::/64"}), svc("a/web", nil),
+		policy.Policy{Name: "q", Namespace: "a"}, policy.Policy{Name: "p", Namespace: "a", Action: policy.Deny})
+	w := s.World()
+	if got := fmt.Sprintf("%s %s %s %s %s", names(w.Workloads), w.Services[0].Key(), w.Services[1].Key(), w.Policies[0].Key(), w.Policies[1].Key()); got != "a b a/web b/web a/p a/q" {
+		t.Errorf("order = %s", got)
+	}
+	dump, err := json.Marshal(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"Protocol":"HBONE"`, `"default/web":{"80":8080}`, `"Waypoint":"default/wp:15008"`, `"Waypoint":"/10.0.0.9:15008"`, `"VIPs":["/10.1.0.1","n/fd00::/64"]`, `"Action":"DENY"`, `"Addresses":["10.0.0.2"]`} {
+		if !strings.Contains(string(dump), want) {
+			t.Errorf("dump lacks %s\n%s", want, dump)
+		}
+	}
+}
+
 // Readers see whole worlds only: both pods of one pair, or none.
 func TestReadersNeverSeeHalfAChange(t *testing.T) {
 	s := store(t, svc("default/web", []string{"/10.1.0.1"}))
@@ -339,7 +359,7 @@ func TestReadersNeverSeeHalfAChange(t *testing.T) {
 // through the whole world finds.
 func TestIndexesAgainstSearch(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 5))
-	for round := range 30 {
+	for round := range 200 {
 		s := NewStore()
 		for range 60 {
 			if rng.IntN(20) == 0 {

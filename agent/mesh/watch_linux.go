@@ -76,7 +76,8 @@ func (w *watch) follow(path string) {
 	w.dirs = dirs
 }
 
-// read turns events into the edge until close.
+// read turns events into the edge until close. Lost events are an event of
+// their own, so they count too.
 func (w *watch) read() {
 	defer close(w.done)
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/adit-mesh/adit/identity"
 )
 
 // Workload is one istio.workload.Workload: a pod, or something that takes
@@ -67,11 +69,7 @@ func (w *Workload) Identity() spiffeid.ID {
 }
 
 func (w *Workload) identity() (spiffeid.ID, error) {
-	td, err := spiffeid.TrustDomainFromString(or(w.TrustDomain, "cluster.local"))
-	if err != nil {
-		return spiffeid.ID{}, err
-	}
-	return spiffeid.FromSegments(td, "ns", w.Namespace, "sa", or(w.ServiceAccount, "default"))
+	return identity.WorkloadID(or(w.TrustDomain, "cluster.local"), w.Namespace, or(w.ServiceAccount, "default"))
 }
 
 func or(s, fallback string) string {

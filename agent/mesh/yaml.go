@@ -37,8 +37,8 @@ const (
 	// maxReported bounds the mistakes of one report; what follows from an
 	// early one is noise.
 	maxReported = 20
-	// maxValues bounds what aliases can expand a file to.
-	maxValues = 5_000_000
+	// maxExpanded bounds the values that aliases may add to those written.
+	maxExpanded = 100_000
 	// maxDepth bounds nesting; the format itself needs less than ten levels.
 	maxDepth = 64
 )
@@ -50,7 +50,7 @@ type decoder struct {
 	anchors map[string]ast.Node
 	errs    []error
 	dropped int
-	values  int
+	values  int // that may still be visited
 }
 
 // at is where a mistake is.
@@ -110,6 +110,8 @@ func (d *decoder) err() error {
 
 // parseYAML returns the single document in data.
 func (d *decoder) parseYAML(data []byte) (ast.Node, error) {
+	// Each value is at least a byte, and one level may look twice.
+	d.values = 2*len(data) + maxExpanded
 	// Duplicate keys are found here, where the path is known.
 	f, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
@@ -117,6 +119,9 @@ func (d *decoder) parseYAML(data []byte) (ast.Node, error) {
 		var syntax *yaml.SyntaxError
 		if errors.As(err, &syntax) {
 			e.Message = "not YAML: " + syntax.Message
+			if strings.Contains(syntax.Message, "'\t'") {
+				e.Message = "not YAML: a tab cannot indent; use spaces"
+			}
 			if t := syntax.Token; t != nil && t.Position != nil {
 				e.Line, e.Column = t.Position.Line, t.Position.Column
 			}
@@ -190,11 +195,11 @@ func (d *decoder) resolve(a at) (n ast.Node, tag string) {
 // visit counts values and levels, so that neither aliases that multiply nor an
 // alias inside its own anchor can keep the decoder busy.
 func (d *decoder) visit(a at) bool {
-	d.values++
-	if d.values == maxValues {
-		d.errorf(a, "the document holds more than %d values; are aliases multiplying?", maxValues)
+	d.values--
+	if d.values == 0 {
+		d.errorf(a, "aliases expand to more than %d values; write the values out", maxExpanded)
 	}
-	if d.values >= maxValues {
+	if d.values <= 0 {
 		return false
 	}
 	if strings.Count(a.path, ".")+strings.Count(a.path, "[") > maxDepth {

@@ -134,3 +134,9 @@ type ServiceAccountMatch struct {
 	Namespace      string
 	ServiceAccount string
 }
+
+// Names instead of numbers where policies are dumped as JSON.
+
+func (s Scope) MarshalText() ([]byte, error)     { return []byte(s.String()), nil }
+func (a Action) MarshalText() ([]byte, error)    { return []byte(a.String()), nil }
+func (k MatchKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
