@@ -51,7 +51,8 @@ func (k *kernelTable) apply(t table) error {
 	for range applyAttempts {
 		gen, err := k.replace(&t)
 		switch {
-		case errors.Is(err, unix.ERESTART):
+		case errors.Is(err, unix.ERESTART), errors.Is(err, unix.ENOBUFS):
+			// Somebody else was first, or the answer was lost, and with it whether it was done.
 			continue
 		case k.flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
 			// A kernel before 6.9 does not have the flags. Where it was something else that it did not like,
@@ -78,7 +79,7 @@ func (k *kernelTable) apply(t table) error {
 func (k *kernelTable) remove() error {
 	for range applyAttempts {
 		_, err := k.replace(nil)
-		if errors.Is(err, unix.ERESTART) {
+		if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOBUFS) {
 			continue
 		}
 		return nftError(k.netns, "delete rules", err)

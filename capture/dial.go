@@ -17,6 +17,9 @@ import (
 // the machine: a listening port answers its SYN, and a closed one refuses it, in microseconds.
 const appAnswer = 250 * time.Millisecond
 
+// errNoAnswer is the cause of an app leg that was given up in mode B.
+var errNoAnswer = errors.New("no answer over lo")
+
 // Dial connects from the pod's network namespace onto the wire. The socket is marked, so it is not captured.
 // Cancelling ctx aborts it with a reset. Errors are *net.OpError. The caller closes the connection.
 func (p *Pod) Dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error) {
@@ -41,10 +44,10 @@ func (p *Pod) DialApp(ctx context.Context, src netip.Addr, dst netip.AddrPort) (
 	if !p.markAccept.Load() || p.marked.has(dst.Port()) {
 		return p.dial(ctx, src, dst, MarkAgent)
 	}
-	short, cancel := context.WithTimeout(ctx, appAnswer)
+	short, cancel := context.WithTimeoutCause(ctx, appAnswer, errNoAnswer)
 	c, err := p.dial(short, src, dst, MarkAppLeg)
 	cancel()
-	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+	if !errors.Is(err, errNoAnswer) {
 		return c, err
 	}
 	c, err = p.dial(ctx, src, dst, MarkAgent)
@@ -146,31 +149,42 @@ func connect(ctx context.Context, f *os.File, dst netip.AddrPort) error {
 	defer stop()
 	started := false
 	var sysErr error
-	err = rc.Write(func(fd uintptr) bool {
+	err = rc.Write(func(fd uintptr) (done bool) {
 		if !started {
 			started = true
 			sysErr = unix.Connect(int(fd), sockaddr(dst))
 			return sysErr != unix.EINPROGRESS
 		}
-		var code int
-		if code, sysErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); sysErr == nil && code != 0 {
-			sysErr = unix.Errno(code)
-		}
-		if sysErr == nil {
-			// A wake-up is not yet a connection.
-			if _, err := unix.Getpeername(int(fd)); err == unix.ENOTCONN {
-				return false
+		done, sysErr = connected(int(fd))
+		return done
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = context.Cause(ctx)
+		if errors.Is(err, errNoAnswer) {
+			// On a busy machine the answer may be there, and only its reader late.
+			done := false
+			if e := control(f, func(fd int) (e error) { done, e = connected(fd); return e }); done {
+				return os.NewSyscallError("connect", e)
 			}
 		}
-		return true
-	})
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return context.Cause(ctx)
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	return os.NewSyscallError("connect", sysErr)
+}
+
+// connected tells whether a non-blocking connect is over, and how it ended. To be woken is not yet an end.
+func connected(fd int) (done bool, err error) {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return true, err
+	}
+	if code != 0 {
+		return true, unix.Errno(code)
+	}
+	_, err = unix.Getpeername(fd)
+	return err != unix.ENOTCONN, nil
 }
 
 func dialError(dst netip.AddrPort, err error) error {

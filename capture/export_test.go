@@ -31,7 +31,7 @@ func (p *Pod) Reapply() error {
 
 // Verify is one round of Run.
 func (p *Pod) Verify() []Repair {
-	r, _ := p.verify(author{})
+	r, _, _ := p.verify()
 	return r
 }
 

@@ -55,11 +55,15 @@ func (p *Pod) Run(ctx context.Context) error {
 		if wait := time.Until(last.Add(pause)); wait > 0 && !sleep(ctx, wait) {
 			return nil
 		}
-		repairs, open := p.verify(w.lastAuthor())
+		repairs, span, open := p.verify()
 		if !open {
 			return nil
 		}
 		for _, r := range repairs {
+			if r.Kind == RepairTable {
+				by := w.authorIn(ctx, span)
+				r.PID, r.Comm = by.pid, by.comm
+			}
 			p.report(r)
 		}
 		if len(repairs) > 0 {
@@ -81,16 +85,18 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // verify compares the namespace with what it should be and repairs it. The rules come first: until they are
-// back the pod talks plaintext. open is false once the Pod is closed.
-func (p *Pod) verify(by author) (repairs []Repair, open bool) {
+// back the pod talks plaintext. span is when the table was changed. open is false once the Pod is closed.
+func (p *Pod) verify() (repairs []Repair, span generations, open bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, false
+		return nil, span, false
 	}
-	if r, ok := p.verifyTableLocked(by); ok {
+	span.after = p.table.gen
+	if r, ok := p.verifyTableLocked(); ok {
 		repairs = append(repairs, r)
 	}
+	span.before = p.table.gen
 	added, err := p.routes.ensure()
 	for _, what := range added {
 		repairs = append(repairs, Repair{Kind: RepairRoute, What: what + " was missing"})
@@ -101,17 +107,14 @@ func (p *Pod) verify(by author) (repairs []Repair, open bool) {
 	if p.markAccept.Load() {
 		repairs = append(repairs, p.verifySysctlsLocked()...)
 	}
-	return repairs, true
+	return repairs, span, true
 }
 
-func (p *Pod) verifyTableLocked(by author) (Repair, bool) {
+func (p *Pod) verifyTableLocked() (Repair, bool) {
 	r := Repair{Kind: RepairTable, What: "table inet " + tableName + " was changed or deleted"}
 	ok, err := p.table.intact()
 	if err == nil && ok {
 		return r, false
-	}
-	if by.after(p.table.gen) {
-		r.PID, r.Comm = by.pid, by.comm
 	}
 	if err != nil {
 		r.What = "table inet " + tableName + " cannot be read"

@@ -85,6 +85,9 @@ func (r *routes) usable() ([]family, error) {
 
 // ensure adds what is missing and says what that was.
 func (r *routes) ensure() (added []string, err error) {
+	if err := r.checkLoopback(); err != nil {
+		return nil, err
+	}
 	fams, err := r.usable()
 	if err != nil {
 		return nil, err
@@ -115,14 +118,25 @@ func (r *routes) ensureFamily(f family) (added []string, err error) {
 		return added, r.error("list routes", f, err)
 	case !ok:
 		if err := r.handle.RouteReplace(f.route()); err != nil {
-			if errors.Is(err, unix.ENETDOWN) {
-				err = fmt.Errorf("%w; lo is down: `nsenter --net=%s ip link set lo up`", err, r.netns.path())
-			}
 			return added, r.error("add the local route", f, err)
 		}
 		added = append(added, f.name+" route")
 	}
 	return added, nil
+}
+
+// checkLoopback makes sure of what redirects and app legs presume. The kernel takes the route without it.
+func (r *routes) checkLoopback() error {
+	link, err := r.handle.LinkByIndex(lo)
+	if err != nil {
+		return fmt.Errorf("look at lo in network namespace %s: %w", r.netns, err)
+	}
+	if flags := link.Attrs().Flags; flags&net.FlagLoopback == 0 {
+		return fmt.Errorf("interface 1 in network namespace %s is %s, not lo: the namespace cannot be captured", r.netns, link.Attrs().Name)
+	} else if flags&net.FlagUp == 0 {
+		return fmt.Errorf("lo is down in network namespace %s: `nsenter --net=%s ip link set lo up`", r.netns, r.netns.path())
+	}
+	return nil
 }
 
 // remove deletes rules and routes; those that are not there are no error.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,20 @@ type author struct {
 	comm string
 }
 
-// after tells whether the change came after a generation; generations wrap around.
-func (a author) after(gen uint32) bool { return a.gen != 0 && int32(a.gen-gen) > 0 }
+// generations is a stretch of a ruleset's history, both ends excluded. When they are equal it has no end.
+type generations struct{ after, before uint32 }
+
+// holds copes with generations wrapping around.
+func (g generations) holds(gen uint32) bool {
+	return int32(gen-g.after) > 0 && (g.after == g.before || int32(g.before-gen) > 0)
+}
+
+// authorsKept is how many of the last changes to our table have their author remembered.
+const authorsKept = 16
+
+// authorWait is how long the report of a repair may wait to learn who made it necessary: the kernel has sent
+// that by then, but it may not have been read yet.
+const authorWait = 200 * time.Millisecond
 
 // watch listens to what the kernel reports of one namespace: commits of nftables that touch our table, and
 // changes to routes and rules.
@@ -33,13 +46,14 @@ type watch struct {
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 
-	mu     sync.Mutex
-	author author
+	mu      sync.Mutex // guards the fields below
+	authors []author   // of the last changes, oldest first
+	heard   chan struct{}
 }
 
 func startWatch(ctx context.Context, n *Netns, logger *slog.Logger) *watch {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{changed: make(chan struct{}, 1), cancel: cancel}
+	w := &watch{changed: make(chan struct{}, 1), cancel: cancel, heard: make(chan struct{})}
 	w.loops.Go(func() {
 		w.listen(ctx, n, logger, unix.NETLINK_NETFILTER, w.nftMessages(), unix.NFNLGRP_NFTABLES)
 	})
@@ -56,10 +70,34 @@ func (w *watch) stop() {
 	w.loops.Wait()
 }
 
-func (w *watch) lastAuthor() author {
+// authorIn returns the last author of a change in the span, or the zero author if none is heard of in time.
+func (w *watch) authorIn(ctx context.Context, span generations) author {
+	ctx, cancel := context.WithTimeout(ctx, authorWait)
+	defer cancel()
+	for {
+		w.mu.Lock()
+		authors, heard := w.authors, w.heard
+		w.mu.Unlock()
+		for i := len(authors) - 1; i >= 0; i-- {
+			if span.holds(authors[i].gen) {
+				return authors[i]
+			}
+		}
+		select {
+		case <-heard:
+		case <-ctx.Done():
+			return author{}
+		}
+	}
+}
+
+func (w *watch) remember(a author) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.author
+	kept := w.authors[max(0, len(w.authors)-authorsKept+1):]
+	w.authors = append(slices.Clone(kept), a)
+	close(w.heard)
+	w.heard = make(chan struct{})
 }
 
 func (w *watch) signal() {
@@ -127,9 +165,7 @@ func (w *watch) nftMessages() func([]netlink.Message) {
 			}
 			if m.Header.Type == nftType(unix.NFT_MSG_NEWGEN) {
 				if touched {
-					w.mu.Lock()
-					w.author = authorOf(m)
-					w.mu.Unlock()
+					w.remember(authorOf(m))
 					w.signal()
 				}
 				touched = false
