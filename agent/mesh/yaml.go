@@ -10,6 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -39,8 +40,8 @@ const (
 	maxReported = 20
 	// maxExpanded bounds the values that aliases may add to those written.
 	maxExpanded = 100_000
-	// maxDepth bounds nesting; the format itself needs less than ten levels.
-	maxDepth = 64
+	// maxAliases bounds the aliases that lead from one to the next.
+	maxAliases = 16
 )
 
 // decoder walks a YAML document strictly and collects mistakes, each with its
@@ -112,8 +113,13 @@ func (d *decoder) err() error {
 func (d *decoder) parseYAML(data []byte) (ast.Node, error) {
 	// Each value is at least a byte, and one level may look twice.
 	d.values = 2*len(data) + maxExpanded
+	tokens := lexer.Tokenize(string(data))
+	if t := tooDeep(tokens); t != nil {
+		return nil, &FieldError{File: d.file, Line: t.Position.Line, Column: t.Position.Column,
+			Message: fmt.Sprintf("nested more than %d levels deep; is a bracket not closed?", maxNesting)}
+	}
 	// Duplicate keys are found here, where the path is known.
-	f, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		e := &FieldError{File: d.file, Message: "not YAML: " + err.Error()}
 		var syntax *yaml.SyntaxError
@@ -169,7 +175,7 @@ func (v visitor) Visit(n ast.Node) ast.Visitor { v(n); return v }
 // nil once the document has become too large to be meant.
 func (d *decoder) resolve(a at) (n ast.Node, tag string) {
 	n = a.node
-	for range maxDepth {
+	for range maxAliases {
 		switch v := n.(type) {
 		case *ast.AnchorNode:
 			n = v.Value
@@ -192,18 +198,15 @@ func (d *decoder) resolve(a at) (n ast.Node, tag string) {
 	return nil, ""
 }
 
-// visit counts values and levels, so that neither aliases that multiply nor an
-// alias inside its own anchor can keep the decoder busy.
+// visit counts values, so that aliases that multiply cannot keep the decoder
+// busy. An alias inside its own anchor cannot either: the format has no value
+// that nests without end.
 func (d *decoder) visit(a at) bool {
 	d.values--
 	if d.values == 0 {
 		d.errorf(a, "aliases expand to more than %d values; write the values out", maxExpanded)
 	}
 	if d.values <= 0 {
-		return false
-	}
-	if strings.Count(a.path, ".")+strings.Count(a.path, "[") > maxDepth {
-		d.errorf(a, "nested too deeply")
 		return false
 	}
 	return true
@@ -333,14 +336,6 @@ func (d *decoder) str(a at) string {
 		d.errorf(a, "is %s; want text", kindOf(n))
 	}
 	return ""
-}
-
-func (d *decoder) strs(a at) []string {
-	var out []string
-	for _, item := range d.list(a) {
-		out = append(out, d.str(item))
-	}
-	return out
 }
 
 func (d *decoder) boolean(a at) bool {

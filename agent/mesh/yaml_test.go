@@ -162,7 +162,22 @@ func TestParseFileBombs(t *testing.T) {
 	for c := 'b'; c <= 'k'; c++ {
 		bomb += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", c-1), 10), ","))
 	}
+	wide := func(anchor, item string) string {
+		return fmt.Sprintf("&%s [%s]", anchor, strings.TrimSuffix(strings.Repeat(item+",", 300), ","))
+	}
+	rules := "a: " + wide("a", "{}") + "\nb: " + wide("b", "*a") + "\nc: " + wide("c", "*b") +
+		"\npolicies: [{name: p, namespace: n, scope: Global, action: Deny, rules: *c}]\n"
+	if _, err := ParseFile("w.yaml", []byte(rules)); err == nil || !strings.Contains(err.Error(), "aliases expand to more than 100000 values") {
+		t.Errorf("27 million matches out of %d bytes: error = %v", len(rules), err)
+	}
 	for _, data := range []string{
+		strings.Repeat("[", 1_000_000),
+		strings.Repeat("{a: ", 300_000),
+		strings.Repeat("- ", 300_000),
+		strings.Repeat("a: ", 300_000),
+		strings.Repeat("!a ", 300_000),
+		strings.Repeat("&a ", 3_000),
+		strings.Repeat("? ", 300_000),
 		bomb + "workloads: *k\n",
 		bomb + "policies: [{name: p, namespace: n, scope: Global, action: Deny, rules: *k}]\n",
 		"workloads: &w [*w]\n",
