@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // The whole path in one process: client, pool, tunnel, server, upstream. For
@@ -29,6 +31,7 @@ func BenchmarkBulk(b *testing.B) {
 			for i := range conns {
 				conns[i] = dialBench(b, addr)
 			}
+			cpu := cpuTime()
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for i, c := range conns {
@@ -49,6 +52,7 @@ func BenchmarkBulk(b *testing.B) {
 				})
 			}
 			wg.Wait()
+			b.ReportMetric((cpuTime()-cpu).Seconds()/(float64(b.N)*chunk/(1<<30)), "cpu-s/GiB")
 		})
 	}
 }
@@ -112,4 +116,13 @@ func dialBench(b *testing.B, addr string) net.Conn {
 	}
 	b.Cleanup(func() { c.Close() })
 	return c
+}
+
+// cpuTime is what the process has used, load generator included.
+func cpuTime() time.Duration {
+	var ru syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+		return 0
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }

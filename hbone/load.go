@@ -14,7 +14,7 @@ const (
 	// of what one core encrypts, and far more than request and answer traffic.
 	loadedRate = 64 << 20
 	// loadedBacklog is how many bytes waiting for the wire do.
-	loadedBacklog = 128 << 10
+	loadedBacklog = 64 << 10
 	// loadSample is how long a rate is measured, at least.
 	loadSample = 10 * time.Millisecond
 	// burstTime is how long a new stream counts as load: it has not shown yet

@@ -38,7 +38,7 @@ type reader struct {
 
 // maxControlFrame bounds a frame that is not DATA, and a header block with its
 // CONTINUATION frames, in bytes: both have to lie in the read buffer whole.
-const maxControlFrame = 128 << 10
+const maxControlFrame = 48 << 10
 
 func (r *reader) init(c *conn) {
 	r.c = c

@@ -10,10 +10,11 @@ import (
 
 // readChunk is how much is asked of the socket at a time: several TLS records
 // for one system call.
-const readChunk = 8 * recordSize
+const readChunk = 4 * recordSize
 
-// mergeBytes is how many bytes of TLS records are gathered for one write.
-const mergeBytes = 4*recordSize + 4*256
+// mergeBytes is how many bytes of TLS records are gathered for one write: two
+// full records. Four take a tenth more CPU: the copies leave the cache.
+const mergeBytes = 2 * (recordSize + 256)
 
 // wire is the TCP connection under the TLS one. It stands between the two
 // because crypto/tls asks for one record at a time, in both directions: wire

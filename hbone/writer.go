@@ -10,10 +10,10 @@ import (
 // Sizes that shape the writer, in bytes.
 const (
 	// highWater is how much bulk DATA may wait for the wire, over all streams.
-	highWater = 512 << 10
+	highWater = 256 << 10
 	// batchBytes is how much is written before the writer looks for small
 	// frames again: what a small frame waits for, at most.
-	batchBytes = 256 << 10
+	batchBytes = 128 << 10
 	// smallData is how long a quiet stream's DATA may be to go before bulk.
 	smallData = 4 << 10
 	// maxControl bounds frames that wait for a peer that does not read.
