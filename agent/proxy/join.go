@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 )
 
 // joint is two TCP connections joined by splice(2).
@@ -47,9 +48,20 @@ func (j *joint) carry(p *pump, from, to string) {
 		j.abort(name(err, from, to))
 		return
 	}
-	if err := p.dst.CloseWrite(); err != nil {
+	if err := p.dst.CloseWrite(); err != nil && !j.gone(p.dst, err) {
 		j.abort(fmt.Errorf("%s: %w", to, err))
 	}
+}
+
+// gone reports whether err of a half-close toward c is only news that c, which
+// had ended its own direction, has closed the rest since. No byte is owed to
+// it, and nothing failed.
+func (j *joint) gone(c *net.TCPConn, err error) bool {
+	from := &j.up
+	if c == j.down.src {
+		from = &j.down
+	}
+	return from.ended.Load() && errors.Is(err, syscall.ENOTCONN)
 }
 
 // abort resets both connections; run then returns err. The first error counts:

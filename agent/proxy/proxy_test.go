@@ -104,8 +104,8 @@ func (l *lab) node(change func(*Config)) *node {
 	log := &accessLog{t: l.t}
 	cfg := Config{
 		Store: l.store, Identity: l.mesh.Manager,
-		Telemetry: telemetry.New(telemetry.Config{AccessLog: log, Format: telemetry.FormatJSON}),
-		Logger:    slog.New(slog.NewTextHandler(&testWriter{t: l.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Telemetry:   telemetry.New(telemetry.Config{AccessLog: log, Format: telemetry.FormatJSON}),
+		Logger:      slog.New(slog.NewTextHandler(&testWriter{t: l.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		DialTimeout: 5 * time.Second, DrainTimeout: 5 * time.Second,
 	}
 	if change != nil {
@@ -132,9 +132,9 @@ func (l *lab) node(change func(*Config)) *node {
 
 // testPod is a pod that a node serves.
 type testPod struct {
-	w    *mesh.Workload
-	node *node
-	stop func() // ends serving and waits
+	w       *mesh.Workload
+	node    *node
+	stop    func()         // ends serving and waits
 	inbound netip.AddrPort // where its captured plaintext connections arrive
 
 	mu sync.Mutex
@@ -163,8 +163,13 @@ type podOption func(*Pod)
 // serve makes n serve w's pod. Its outbound listener accepts on vip.
 func (n *node) serve(w *mesh.Workload, outbound netip.AddrPort, opts ...podOption) *testPod {
 	n.lab.t.Helper()
-	t := n.lab.t
 	n.lab.mesh.Acquire(w.Identity())
+	return n.serveWithoutCertificate(w, outbound, opts...)
+}
+
+func (n *node) serveWithoutCertificate(w *mesh.Workload, outbound netip.AddrPort, opts ...podOption) *testPod {
+	n.lab.t.Helper()
+	t := n.lab.t
 	p := &testPod{w: w, node: n, redirects: make(map[netip.AddrPort]netip.AddrPort)}
 	in := listenAt(t, netip.AddrPortFrom(w.Addresses[0], 0))
 	p.inbound = addrPort(in.Addr())
@@ -257,6 +262,13 @@ func (p *testPod) refused(dst netip.AddrPort) error {
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, err = io.ReadAll(c)
 	return err
+}
+
+// dialerTo is what a hbone.Target wants.
+func dialerTo(dst netip.AddrPort) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", dst.String())
+	}
 }
 
 func (p *testPod) dial(dst netip.AddrPort) *net.TCPConn {
@@ -394,7 +406,8 @@ func sum(b []byte) string { h := sha256.Sum256(b); return fmt.Sprintf("%x", h[:8
 
 // echo sends back what it got, and half-closes after it.
 func echo(c *net.TCPConn) {
-	_, _ = io.Copy(c, c)
+	buf := make([]byte, 16<<10)
+	_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, buf) // no splice, whose pipe would count
 	_ = c.CloseWrite()
 }
 

@@ -15,6 +15,7 @@ type pump struct {
 	src, dst *net.TCPConn
 	pipes    *pipePool
 	moved    atomic.Int64 // bytes that dst's socket has taken
+	ended    atomic.Bool  // src has ended its direction
 
 	pipe *pipe // held during a burst
 	held int   // bytes in pipe
@@ -47,6 +48,7 @@ func (p *pump) run() error {
 			return readError{err}
 		}
 		if n == 0 {
+			p.ended.Store(true)
 			return nil
 		}
 		if err := both(dst.Write(drain), &serr); err != nil {

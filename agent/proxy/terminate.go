@@ -25,6 +25,8 @@ type Terminate struct {
 	Allow []spiffeid.ID
 	// Upstream is where streams go, as host:port. "" = to their authority.
 	Upstream string
+
+	onRequest func(*hbone.Request) // tests see what was asked for
 }
 
 // ServeTerminate serves t until ctx ends, and then drains as ServePod does.
@@ -60,6 +62,9 @@ func (p *Proxy) terminate(ctx context.Context, sp *servedPod, t Terminate, s *hb
 		return
 	}
 	defer sp.inflight.leave()
+	if t.onRequest != nil {
+		t.onRequest(s.Request())
+	}
 
 	info := telemetry.Info{
 		Reporter: telemetry.Destination, Mode: "hbone", MutualTLS: true,
