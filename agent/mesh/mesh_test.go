@@ -43,9 +43,6 @@ func pod(name, ip string, opts ...func(*Workload)) *Workload {
 
 func plainTCP(w *Workload)  { w.Protocol = TCP }
 func unhealthy(w *Workload) { w.Status = Unhealthy }
-func inNamespace(ns string) func(*Workload) {
-	return func(w *Workload) { w.Namespace = ns }
-}
 func onNetwork(n string) func(*Workload) {
 	return func(w *Workload) { w.Network = n }
 }

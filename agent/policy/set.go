@@ -33,7 +33,8 @@ type Decision struct {
 	// Policy is the "namespace/name" of the policy that decided. It is empty
 	// when no single policy did.
 	Policy string
-	// Reason is for the operator who asks why.
+	// Reason is for the operator who asks why. It names the policies, so a log
+	// line needs no more.
 	Reason string
 	// DryRun reports the policies that are not enforced: those that matched,
 	// and the ALLOW policies whose enforcement would refuse the connection.
