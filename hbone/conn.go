@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +60,7 @@ type conn struct {
 	maxStreams uint32 // client: the peer's limit
 	draining   bool   // no new streams: GOAWAY sent or received, or too old
 	goAwaySent bool
+	goAwayAt   time.Time
 	finalSent  bool // GOAWAY with the true last stream id
 	closing    bool // close was started because the tunnel is drained
 	err        error
@@ -250,70 +250,6 @@ func (c *conn) close() {
 	c.fail(ErrTunnelClosed)
 }
 
-// drain lets the streams there are finish and takes no new ones. The tunnel
-// closes when the last has ended.
-func (c *conn) drain() {
-	c.mu.Lock()
-	if c.err != nil || c.goAwaySent {
-		c.mu.Unlock()
-		return
-	}
-	c.draining, c.goAwaySent = true, true
-	if c.client {
-		c.finalSent = true // a server opens no streams: there is no last one to agree on
-	}
-	c.mu.Unlock()
-	c.w.later(func(b []byte) []byte {
-		if c.client {
-			return appendGoAway(b, 0, http2.ErrCodeNo, "")
-		}
-		// Streams may be on their way: announce first, and say which was the
-		// last when the answer to the PING shows that the peer has read it
-		// (RFC 9113 section 6.8).
-		b = appendGoAway(b, maxStreamID, http2.ErrCodeNo, "")
-		return appendPing(b, false, drainPing)
-	})
-	c.w.flush()
-	if c.changed != nil {
-		c.changed()
-	}
-	c.closeIfDone()
-}
-
-var (
-	drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
-	livePing  = [8]byte{'a', 'l', 'i', 'v', 'e'}
-)
-
-// drainAnnounced is called when the peer has seen the first GOAWAY.
-func (c *conn) drainAnnounced() {
-	c.mu.Lock()
-	if !c.goAwaySent || c.finalSent {
-		c.mu.Unlock()
-		return
-	}
-	c.finalSent = true
-	last := c.lastID
-	c.mu.Unlock()
-	c.w.later(func(b []byte) []byte { return appendGoAway(b, last, http2.ErrCodeNo, "") })
-	c.closeIfDone()
-}
-
-// closeIfDone closes a draining tunnel that has no streams left.
-func (c *conn) closeIfDone() {
-	c.mu.Lock()
-	c.closeIfDoneLocked()
-	c.mu.Unlock()
-}
-
-func (c *conn) closeIfDoneLocked() {
-	if c.err == nil && c.draining && !c.closing && len(c.streams) == 0 && c.working == 0 &&
-		(c.client || c.finalSent || !c.goAwaySent) {
-		c.closing = true
-		c.wg.Go(c.close) // the caller may be the reader, which must not write
-	}
-}
-
 // open starts a stream: the client's CONNECT goes out, the answer is not awaited.
 func (c *conn) open(r *Request) (*Stream, error) {
 	block := appendConnect(make([]byte, 0, 256), r)
@@ -356,109 +292,4 @@ func (c *conn) remove(s *Stream) {
 	if c.changed != nil {
 		c.changed()
 	}
-}
-
-// scheduleLocked sets the timer for the next look at the tunnel's health.
-func (c *conn) scheduleLocked() {
-	if c.err != nil {
-		return
-	}
-	d := c.opt.pingInterval
-	if c.opt.idleTimeout > 0 {
-		d = min(d, c.opt.idleTimeout)
-	}
-	if c.maxAge > 0 && !c.draining {
-		d = min(d, max(c.maxAge-time.Since(c.born), time.Millisecond))
-	}
-	if c.tick == nil {
-		c.tick = time.AfterFunc(d, c.look)
-	} else {
-		c.tick.Reset(d)
-	}
-}
-
-// look checks that the peer is alive, and whether the tunnel is idle or too old.
-func (c *conn) look() {
-	now := time.Now()
-	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		return
-	}
-	silent := now.Sub(c.born) - time.Duration(c.lastSeen.Load())
-	idle := c.opt.idleTimeout > 0 && len(c.streams) == 0 && c.working == 0 && now.Sub(c.idleSince) >= c.opt.idleTimeout
-	old := c.maxAge > 0 && now.Sub(c.born) >= c.maxAge && !c.draining
-	ping := c.pingSent.IsZero() && silent >= c.opt.pingInterval
-	dead := !c.pingSent.IsZero() && silent >= c.opt.pingTimeout && now.Sub(c.pingSent) >= c.opt.pingTimeout
-	if ping {
-		c.pingSent = now
-	}
-	c.scheduleLocked()
-	c.mu.Unlock()
-
-	switch {
-	case dead:
-		c.fail(&net.OpError{Op: "ping", Net: "hbone", Addr: c.wire.RemoteAddr(),
-			Err: errors.New("no answer for " + silent.Round(time.Second).String() + "; peer is gone or the network is cut")})
-	case idle || old:
-		c.drain()
-	case ping:
-		// The timer's goroutine must not write: a peer that does not read would hold it.
-		c.w.later(func(b []byte) []byte { return appendPing(b, false, livePing) })
-		c.w.flush()
-	}
-}
-
-func (c *conn) pong(data [8]byte) {
-	switch data {
-	case livePing:
-		c.mu.Lock()
-		if !c.pingSent.IsZero() {
-			c.rtt.Store(int64(time.Since(c.pingSent)))
-			c.pingSent = time.Time{}
-		}
-		c.mu.Unlock()
-	case drainPing:
-		c.drainAnnounced()
-	}
-}
-
-// goAway handles the peer's GOAWAY: streams above last will not be served.
-func (c *conn) goAway(last uint32, code http2.ErrCode, debug []byte) {
-	err := &GoAwayError{Code: code, Debug: printable(debug)}
-	c.mu.Lock()
-	c.draining = true
-	var refused []*Stream
-	if c.client {
-		for id, s := range c.streams {
-			if id > last {
-				refused = append(refused, s)
-				delete(c.streams, id)
-			}
-		}
-	}
-	c.mu.Unlock()
-	for _, s := range refused {
-		s.abort(err)
-	}
-	if c.changed != nil {
-		c.changed()
-	}
-	if code != http2.ErrCodeNo {
-		c.log.Debug("peer ends the tunnel", "peer", c.wire.RemoteAddr(), "code", code.String(), "debug", err.Debug)
-	}
-	c.closeIfDone()
-}
-
-// printable keeps what of a stranger's bytes may go to a log.
-func printable(b []byte) string {
-	b = b[:min(len(b), 128)]
-	out := make([]byte, len(b))
-	for i, ch := range b {
-		if ch < ' ' || ch > '~' {
-			ch = '.'
-		}
-		out[i] = ch
-	}
-	return string(out)
 }

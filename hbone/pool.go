@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -66,14 +64,6 @@ type group struct {
 	failure int   // dials failed in a row
 	until   time.Time
 	forget  *time.Timer
-}
-
-// dialing is a tunnel being opened, for everybody who waits for it.
-type dialing struct {
-	done    chan struct{}
-	err     error // set before done is closed
-	waiters int   // guarded by Pool.mu
-	cancel  context.CancelFunc
 }
 
 // NewPool makes a pool.
@@ -185,141 +175,9 @@ func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) 
 				return nil, d.err
 			}
 		case <-ctx.Done():
-			p.leave(d)
-			return nil, &DialError{PhaseTCP, context.Cause(ctx)}
+			return nil, &DialError{p.leave(g, d, context.Cause(ctx)), context.Cause(ctx)}
 		}
 	}
-}
-
-// leave gives up waiting for a dial; the last to leave ends it.
-func (p *Pool) leave(d *dialing) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if d.waiters--; d.waiters == 0 {
-		d.cancel()
-	}
-}
-
-func (p *Pool) startDialLocked(g *group, t Target) *dialing {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), p.cfg.DialTimeout, errDialTimeout)
-	d := &dialing{done: make(chan struct{}), cancel: cancel}
-	g.dial = d
-	p.wg.Go(func() { p.runTunnel(ctx, g, t, d) })
-	return d
-}
-
-// runTunnel opens a tunnel, tells those who wait, and runs it until it ends.
-func (p *Pool) runTunnel(ctx context.Context, g *group, t Target, d *dialing) {
-	start := time.Now()
-	c, err := p.connect(ctx, t)
-	abandoned := ctx.Err() != nil && context.Cause(ctx) != error(errDialTimeout)
-	d.cancel()
-	if p.cfg.OnDial != nil {
-		p.cfg.OnDial(t.Key, time.Since(start), err)
-	}
-	if c == nil {
-		p.dialFailed(g, d, err, abandoned)
-		return
-	}
-	c.changed = func() { p.tunnelChanged(g, c) }
-	p.mu.Lock()
-	if len(g.tunnels) > 0 {
-		c.opt.idleTimeout = min(c.opt.idleTimeout, extraIdle)
-	}
-	p.mu.Unlock()
-	ran := make(chan struct{})
-	p.wg.Go(func() { c.run(); close(ran) })
-	wait := time.NewTimer(p.cfg.DialTimeout - time.Since(start))
-	defer wait.Stop()
-	select {
-	case <-c.ready:
-	case <-c.gone:
-		c.mu.Lock()
-		err = endedEarly(c.err)
-		c.mu.Unlock()
-	case <-wait.C:
-		err = &DialError{PhaseH2, fmt.Errorf("no SETTINGS from %s: %w", c.wire.RemoteAddr(), errDialTimeout)}
-		c.fail(err)
-	}
-	if err != nil {
-		p.dialFailed(g, d, err, false)
-		return
-	}
-	p.mu.Lock()
-	g.dial, g.failed, g.failure = nil, nil, 0
-	g.tunnels = append(g.tunnels, c)
-	closed := p.closed
-	p.mu.Unlock()
-	close(d.done)
-	p.tunnelChanged(g, c) // it may have ended meanwhile
-	if closed {
-		c.drain()
-	}
-}
-
-// endedEarly is the error of a tunnel that ended before SETTINGS came. In TLS 1.3
-// a server's refusal of our certificate arrives only then.
-func endedEarly(err error) error {
-	var oe *net.OpError
-	if errors.As(err, &oe) && oe.Op == "remote error" {
-		return &DialError{PhaseTLS, fmt.Errorf("peer refused our certificate: %w", err)}
-	}
-	return &DialError{PhaseH2, err}
-}
-
-// connect opens TCP and TLS. Errors are *DialError.
-func (p *Pool) connect(ctx context.Context, t Target) (*conn, error) {
-	nc, err := t.Dial(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, &DialError{PhaseTCP, err}
-	}
-	w := newWire(nc)
-	tc := tls.Client(w, tunnelTLS(t.TLS))
-	if err := tc.HandshakeContext(ctx); err != nil {
-		nc.Close()
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%s does not answer: %w", nc.RemoteAddr(), context.Cause(ctx))
-		}
-		return nil, &DialError{PhaseTLS, err}
-	}
-	if proto := tc.ConnectionState().NegotiatedProtocol; proto != "h2" {
-		nc.Close()
-		return nil, &DialError{PhaseTLS, fmt.Errorf("peer %s negotiated ALPN %q, not h2: it does not speak HBONE", nc.RemoteAddr(), proto)}
-	}
-	return newConn(w, tc, true, p.opt, p.log), nil
-}
-
-// dialFailed fails everybody who waits, and remembers the failure for a while.
-func (p *Pool) dialFailed(g *group, d *dialing, err error, abandoned bool) {
-	p.mu.Lock()
-	if p.closed {
-		err = ErrPoolClosed
-	}
-	d.err = err
-	g.dial = nil
-	if abandoned { // nobody waited any more: this says nothing about the peer
-		p.forgetLocked(g)
-	} else {
-		g.failed = err
-		pause := p.cfg.BackoffFirst << min(g.failure, 16)
-		pause = min(pause, p.cfg.BackoffLast)
-		pause -= rand.N(pause/4 + 1)
-		g.failure++
-		g.until = time.Now().Add(pause)
-		if g.forget != nil {
-			g.forget.Stop()
-		}
-		g.forget = time.AfterFunc(pause+p.cfg.BackoffLast, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.forgetLocked(g)
-		})
-	}
-	p.mu.Unlock()
-	close(d.done)
 }
 
 // forgetLocked drops a group that has nothing left to say.
@@ -382,7 +240,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	p.closed = true
 	for _, g := range p.groups {
 		if g.dial != nil {
-			g.dial.cancel()
+			g.dial.cancel(ErrPoolClosed)
 		}
 		p.forgetLocked(g)
 	}
@@ -404,47 +262,4 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	wg.Wait()
 	<-finished
 	return ctx.Err()
-}
-
-// TunnelStats describes one tunnel.
-type TunnelStats struct {
-	Key           any // nil for a server's
-	Local, Remote net.Addr
-	Streams       int
-	Since         time.Time
-	RTT           time.Duration // of the last PING; 0 = not measured yet
-	Queued        int           // bytes waiting for the wire
-	Draining      bool
-}
-
-func (c *conn) stats(key any) TunnelStats {
-	st := TunnelStats{
-		Key: key, Local: c.wire.LocalAddr(), Remote: c.wire.RemoteAddr(),
-		Since: c.born, RTT: time.Duration(c.rtt.Load()), Queued: c.w.backlog(),
-	}
-	c.mu.Lock()
-	st.Streams, st.Draining = len(c.streams), c.draining
-	c.mu.Unlock()
-	return st
-}
-
-// Stats describes every tunnel of the pool.
-func (p *Pool) Stats() []TunnelStats {
-	type keyed struct {
-		key any
-		c   *conn
-	}
-	var all []keyed
-	p.mu.Lock()
-	for key, g := range p.groups {
-		for _, c := range g.tunnels {
-			all = append(all, keyed{key, c})
-		}
-	}
-	p.mu.Unlock()
-	out := make([]TunnelStats, 0, len(all))
-	for _, k := range all {
-		out = append(out, k.c.stats(k.key))
-	}
-	return out
 }

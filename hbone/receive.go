@@ -50,8 +50,9 @@ func (s *Stream) startData(n int64) http2.ErrCode {
 // returnPadding makes up for padding, which nobody will take.
 func (s *Stream) returnPadding(n int64) {
 	s.mu.Lock()
-	s.drained += n
+	credit := s.takenLocked(n)
 	s.mu.Unlock()
+	s.returnCredit(credit, true)
 }
 
 // receive takes DATA payload, and END_STREAM. It is called by the tunnel's

@@ -24,7 +24,7 @@ func (r *reader) headers(f *http2.MetaHeadersFrame) error {
 		}
 		return r.resetStream(s, id, code)
 	}
-	if id%2 == 1 && id <= r.lastIDOwn() {
+	if id%2 == 1 && id <= r.highest {
 		return connError{http2.ErrCodeStreamClosed, "HEADERS on a closed stream"}
 	}
 	if err := r.takeID(id); err != nil {
@@ -36,21 +36,16 @@ func (r *reader) headers(f *http2.MetaHeadersFrame) error {
 	return r.request(f, id)
 }
 
-func (r *reader) lastIDOwn() uint32 {
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	return r.c.lastID
-}
-
 // takeID notes that the peer has opened stream id: ids are odd and grow (RFC
 // 9113 section 5.1.1).
 func (r *reader) takeID(id uint32) error {
+	if id%2 == 0 || id <= r.highest {
+		return connError{http2.ErrCodeProtocol, "stream id " + strconv.FormatUint(uint64(id), 10) + " is even or not above the last"}
+	}
+	r.highest = id
 	c := r.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if id%2 == 0 || id <= c.lastID {
-		return connError{http2.ErrCodeProtocol, "stream id " + strconv.FormatUint(uint64(id), 10) + " is even or not above the last"}
-	}
 	if !c.finalSent {
 		c.lastID = id
 	}

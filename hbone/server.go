@@ -226,18 +226,3 @@ func (s *Server) force() {
 	}
 	wg.Wait()
 }
-
-// Stats describes every tunnel that the server has.
-func (s *Server) Stats() []TunnelStats {
-	s.mu.Lock()
-	conns := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
-	s.mu.Unlock()
-	out := make([]TunnelStats, 0, len(conns))
-	for _, c := range conns {
-		out = append(out, c.stats(nil))
-	}
-	return out
-}
