@@ -3,8 +3,10 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -179,6 +181,28 @@ func (k *kernelTable) add(t table) error {
 		}
 	}
 	return nil
+}
+
+// rejected sums the counters of the rules that reject.
+func (k *kernelTable) rejected() (packets uint64, err error) {
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	for _, name := range []string{"in_guard", "in_syn"} {
+		rules, err := k.conn.GetRules(t, &nftables.Chain{Name: name, Table: t})
+		if errors.Is(err, unix.ENOENT) {
+			continue // not in every stage
+		} else if err != nil {
+			return 0, nftError(k.netns, "read counters", err)
+		}
+		for _, r := range rules {
+			rejects := slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { _, ok := e.(*expr.Reject); return ok })
+			for _, e := range r.Exprs {
+				if c, ok := e.(*expr.Counter); ok && rejects {
+					packets += c.Packets
+				}
+			}
+		}
+	}
+	return packets, nil
 }
 
 // nftError says where an error happened, and for the usual causes what to do. It passes nil through.

@@ -114,3 +114,41 @@ func TestDNSLeftAlone(t *testing.T) {
 		}
 	})
 }
+
+// R3: an answer to the proxy must leave no trace in conntrack that an app's later query would follow out.
+func TestDNSPortOfProxyReusedByApp(t *testing.T) {
+	bothFamilies(t, func(t *testing.T, fam v) {
+		w := newWorld(t)
+		a := w.enrol(w.a, capture.Rules{DNS: true})
+		server, err := w.c.ListenPacket("udp", fam.port(w.c, 53).String())
+		w.must(err)
+		defer server.Close()
+		proxy := w.markedPacket(a, netip.AddrPortFrom(fam.loopback(), capture.PortDNS))
+		real := net.UDPAddrFromAddrPort(fam.port(w.c, 53))
+		buf := make([]byte, 64)
+
+		upstream := w.markedPacket(a, fam.port(w.a, 45000))
+		_, err = upstream.WriteTo([]byte("forwarded"), real)
+		w.must(err)
+		_ = server.SetReadDeadline(time.Now().Add(patience))
+		_, who, err := server.ReadFrom(buf)
+		w.must(err)
+		_, err = server.WriteTo([]byte("answer"), who)
+		w.must(err)
+		_ = upstream.SetReadDeadline(time.Now().Add(patience))
+		_, _, err = upstream.ReadFrom(buf)
+		w.must(err)
+		w.must(upstream.Close())
+		a.wantUntracked("the proxy's query", 53)
+
+		app, err := w.a.ListenPacket("udp", fam.port(w.a, 45000).String())
+		w.must(err)
+		defer app.Close()
+		_, err = app.WriteTo([]byte("query"), real)
+		w.must(err)
+		_ = proxy.SetReadDeadline(time.Now().Add(patience))
+		if n, _, err := proxy.ReadFrom(buf); err != nil || string(buf[:n]) != "query" {
+			t.Errorf("the app's query went past the proxy: %q, %v", buf[:n], err)
+		}
+	})
+}

@@ -17,7 +17,8 @@
 //
 // # Limitations
 //
-//   - Linux, nftables with inet NAT (5.2). Table ownership needs 6.9; Preflight tells.
+//   - Linux, nftables with inet NAT (5.2). Before 6.9 a table cannot be owned: root in the pod can then change
+//     it, and capture is as good as the reconciler is quick.
 //   - UDP is not captured, except DNS where Rules.DNS is set.
 //   - An app with NET_RAW can forge the agent's mark and leave uncaptured; with NET_ADMIN it can add rules
 //     that run before ours. Neither weakens what servers enforce on their inbound side.

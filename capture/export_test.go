@@ -1,6 +1,10 @@
 package capture
 
-import "context"
+import (
+	"context"
+	"slices"
+	"strings"
+)
 
 // UseConntrackMarks makes the pod one where mode B is not to be had.
 func (p *Pod) UseConntrackMarks(ctx context.Context) error {
@@ -27,6 +31,16 @@ func (p *Pod) Reapply() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.table.apply(ruleset(p.rules, p.stage))
+}
+
+// DropSocketMatch loads the table with R2 as one would first write it.
+func (p *Pod) DropSocketMatch() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := ruleset(p.rules, p.stage)
+	r2 := &t.Chains[0].Rules[1]
+	*r2 = slices.DeleteFunc(*r2, func(s statement) bool { return strings.HasPrefix(s.text, "socket mark") })
+	return p.table.apply(t)
 }
 
 // Verify is one round of Run.

@@ -61,19 +61,20 @@ func TestBothEndsCaptured(t *testing.T) {
 	})
 }
 
-// marked dials with a forged agent's mark, as an app with NET_RAW can.
-var marked = &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-	var err error
-	_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, capture.MarkAgent) })
-	return err
-}}
+// marked dials with a forged mark, as an app with NET_RAW can.
+func marked(mark int) *net.Dialer {
+	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark) })
+		return err
+	}}
+}
 
 func TestMarkSkipsOutboundOnly(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, fam v) {
 		w := newWorld(t)
 		a, b := w.enrol(w.a, capture.Rules{}), w.enrol(w.b, capture.Rules{})
 		w.app(w.b, fam.port(w.b, appPort))
-		if _, err := w.call(w.a, marked, fam.port(w.b, appPort)); err != nil {
+		if _, err := w.call(w.a, marked(capture.MarkAgent), fam.port(w.b, appPort)); err != nil {
 			t.Fatal(err)
 		}
 		a.wantNone("the agent's mark is not captured on the way out")
@@ -163,13 +164,30 @@ func TestOurPortsAreClosedToOthers(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, fam v) {
 		w := newWorld(t)
 		b := w.enrol(w.b, capture.Rules{})
-		for _, port := range []uint16{capture.PortOutbound, capture.PortInbound, capture.PortDNS} {
-			w.mustNotCall("from outside", w.c, fam.port(w.b, port))
-			w.mustNotCall("from inside", w.b, netip.AddrPortFrom(fam.loopback(), port))
-			w.mustNotCall("from inside, own address", w.b, fam.port(w.b, port))
+		refused := func(why string, err error) {
+			t.Helper()
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s: %v, want to be refused by the kernel", why, err)
+			}
 		}
-		if _, err := w.call(w.b, marked, netip.AddrPortFrom(fam.loopback(), capture.PortOutbound)); err == nil {
-			t.Error("a marked app reached 15001 and was served")
+		refused("15006 from outside", w.mustNotCall("from outside", w.c, fam.port(w.b, capture.PortInbound)))
+		for _, port := range []uint16{capture.PortOutbound, capture.PortInbound, capture.PortDNS} {
+			refused("from inside", w.mustNotCall("from inside", w.b, netip.AddrPortFrom(fam.loopback(), port)))
+			refused("from inside, own address", w.mustNotCall("from inside, own address", w.b, fam.port(w.b, port)))
+		}
+		if n := b.pod.Refused(); n != 0 {
+			t.Errorf("%d connections came as far as the listeners", n)
+		}
+		if n, err := b.pod.Rejected(); err != nil || n == 0 {
+			t.Errorf("the kernel counts %d rejected, %v", n, err)
+		}
+		// These are redirected to 15006 like any other, and refused there.
+		w.mustNotCall("15001 from outside", w.c, fam.port(w.b, capture.PortOutbound))
+		w.mustNotCall("15053 from outside", w.c, fam.port(w.b, capture.PortDNS))
+		for _, mark := range []int{capture.MarkAgent, capture.MarkAppLeg} {
+			if _, err := w.call(w.b, marked(mark), netip.AddrPortFrom(fam.loopback(), capture.PortOutbound)); err == nil {
+				t.Errorf("an app marked %#x reached 15001 and was served", mark)
+			}
 		}
 		b.wantNone("nothing reaches the agent by its own ports")
 	})

@@ -31,7 +31,8 @@ func OpenNetns(nameOrPath string) (*Netns, error) {
 	if !strings.Contains(path, "/") {
 		path = filepath.Join(netnsDir, path)
 	}
-	f, err := os.Open(path)
+	// Should the path be a pipe, opening it must not wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("open network namespace %q: no %s; is the pod running? `ip netns list` shows the named ones: %w", nameOrPath, path, fs.ErrNotExist)

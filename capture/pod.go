@@ -139,6 +139,9 @@ func (p *Pod) install() error {
 		err = p.table.apply(ruleset(p.rules, capturing))
 	}
 	if err == nil {
+		if p.table.flags == 0 {
+			p.logger.Info("the kernel cannot give the agent ownership of its rules (Linux 6.9 can); changes are repaired, not prevented")
+		}
 		return nil
 	}
 	if !adopted {
@@ -173,6 +176,18 @@ func (p *Pod) HBONE() net.Listener { return p.hbone }
 // Refused counts connections to a capture port that were reset because they had not been captured.
 func (p *Pod) Refused() uint64 {
 	return p.outbound.refused.Load() + p.inbound.refused.Load() + p.hbone.refused.Load()
+}
+
+// Rejected counts, since the table was last written, packets that the rules' second lock refused: connections
+// from the wire that nothing allowed, and the pod's own to capture ports. It should stay 0; what raises it is
+// an attack or a bug.
+func (p *Pod) Rejected() (packets uint64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, p.closedError("count rejected packets in")
+	}
+	return p.table.rejected()
 }
 
 // Drain stops capturing: new connections pass the agent by, both ways, and those it has go on. Listeners stay

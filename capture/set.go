@@ -24,7 +24,6 @@ type set struct {
 // span is an interval of keys, both ends included, in network order.
 type span struct {
 	first, last []byte
-	text        func(first, last []byte) string
 }
 
 func addrSet(name string, size int, prefixes []netip.Prefix) set {

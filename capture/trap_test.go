@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -27,6 +28,24 @@ func TestClientOnTunnelPortIsCaptured(t *testing.T) {
 		}
 		w.alive("from port 15008", c)
 		b.wantOne("a client on port 15008", capture.PortInbound, fam.of(w.c), fam.port(w.b, appPort))
+	})
+}
+
+// R28 stands by itself: with the trap of R2 sprung, the client is refused rather than let in uncaptured.
+func TestGuardWithoutSocketMatch(t *testing.T) {
+	bothFamilies(t, func(t *testing.T, fam v) {
+		w := newWorld(t)
+		b := w.enrol(w.b, capture.Rules{})
+		w.must(b.pod.DropSocketMatch())
+		w.app(w.b, fam.port(w.b, appPort))
+		from := net.TCPAddrFromAddrPort(fam.port(w.c, capture.PortHBONE))
+		if _, err := w.call(w.c, &net.Dialer{LocalAddr: from}, fam.port(w.b, appPort)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("got %v, want to be refused by the kernel", err)
+		}
+		b.wantNone("an untracked connection")
+		if n, err := b.pod.Rejected(); err != nil || n == 0 {
+			t.Errorf("the kernel counts %d rejected, %v", n, err)
+		}
 	})
 }
 

@@ -23,8 +23,8 @@ import (
 // isolated marks, as argv[0], a test binary that already runs in its own namespaces.
 const isolated = "adit-lab-isolated"
 
-// refused is why no namespaces could be had, nil if they could.
-var refused = errors.New("labtest.Main did not run; call it in TestMain")
+// errRefused is why no namespaces could be had, nil if they could.
+var errRefused = errors.New("labtest.Main did not run; call it in TestMain")
 
 // Main runs the tests of a package in fresh network and mount namespaces, as root or, by way of a user
 // namespace, without. Use it as
@@ -34,7 +34,7 @@ var refused = errors.New("labtest.Main did not run; call it in TestMain")
 // Where the kernel permits neither, the tests run in place and New skips them, or fails them when CI=true.
 func Main(m *testing.M) int {
 	if os.Args[0] == isolated {
-		refused = settle()
+		errRefused = settle()
 		return m.Run()
 	}
 	// Pdeathsig below is tied to the thread that forks.
@@ -52,7 +52,7 @@ func Main(m *testing.M) int {
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
 	if err := cmd.Start(); err != nil {
-		refused = fmt.Errorf("this kernel gives uid %d no network namespace (%w); run the tests as root", os.Geteuid(), err)
+		errRefused = fmt.Errorf("this kernel gives uid %d no network namespace (%w); run the tests as root", os.Geteuid(), err)
 		runtime.UnlockOSThread()
 		return m.Run()
 	}
@@ -110,11 +110,11 @@ func New(t testing.TB) *lab.Lab {
 // Require skips or, when CI=true, fails a test that needs namespaces where there are none.
 func Require(t testing.TB) {
 	t.Helper()
-	if refused == nil {
+	if errRefused == nil {
 		return
 	}
 	if strings.EqualFold(os.Getenv("CI"), "true") {
-		t.Fatalf("namespaces are required when CI=true: %v", refused)
+		t.Fatalf("namespaces are required when CI=true: %v", errRefused)
 	}
-	t.Skipf("no namespaces: %v", refused)
+	t.Skipf("no namespaces: %v", errRefused)
 }
