@@ -113,6 +113,48 @@ func TestResetFromClient(t *testing.T) {
 	}
 }
 
+// A client that closes with the server's last bytes unread resets its socket,
+// after both directions have ended: nothing went wrong.
+func TestCloseWithUnreadBytesIsNoFailure(t *testing.T) {
+	r := newRig(t)
+	results := make(chan SpliceResult, 1)
+	up := upstream(t, func(c *net.TCPConn) {
+		io.ReadAll(c)
+		c.Write([]byte("close_notify"))
+	})
+	l := listen(t)
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s, err := r.pool.Dial(context.Background(), r.target, Request{Authority: up})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		results <- Splice(s, c)
+	}()
+	c := dial(t, l.Addr().String())
+	c.Write([]byte("request"))
+	c.CloseWrite()
+	eventually(t, "the server's bytes are there", func() bool {
+		raw, err := c.SyscallConn()
+		n := 0
+		if err == nil {
+			raw.Control(func(fd uintptr) {
+				n, _, _ = syscall.Recvfrom(int(fd), make([]byte, 64), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			})
+		}
+		return n == len("close_notify")
+	})
+	c.Close() // RST: bytes are unread
+	if res := <-results; res.Err != nil || res.FromStream != int64(len("close_notify")) {
+		t.Errorf("splice ended with %+v, want a plain end", res)
+	}
+}
+
 func rawBroken(c *net.TCPConn) (broken bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -1,7 +1,9 @@
 package hbone
 
 import (
+	"errors"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/net/http2"
 )
@@ -118,7 +120,10 @@ func (s *Stream) advanceLocked() {
 	}
 	s.eof = true
 	s.mu.Unlock()
-	if err := k.conn.CloseWrite(); err != nil {
+	// A socket that has sent its end and was then reset, because its owner had
+	// closed it, is not connected any more. It has taken every byte: both
+	// directions have come to their end.
+	if err := k.conn.CloseWrite(); err != nil && !(errors.Is(err, syscall.ENOTCONN) && k.sourceDone()) {
 		s.sinkFailed(err, true)
 		return
 	}
@@ -202,6 +207,13 @@ func (s *Stream) returnCredit(n int64, later bool) {
 	} else {
 		s.c.w.control(add)
 	}
+}
+
+// taken says whether the peer has ended and the destination has taken all.
+func (s *Stream) taken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recvEnd && s.recvErr == nil && s.q.size == 0 && !s.draining
 }
 
 // endReceive ends the receiving side with err, unless it has failed before.

@@ -54,7 +54,7 @@ func Splice(s *Stream, c net.Conn) SpliceResult {
 	k := newSink(sock, raw)
 	s.attach(k)
 	err := s.pump(k)
-	if err == nil && k.watch() {
+	if err == nil && k.watch() && !s.taken() {
 		s.sinkFailed(k.errReset(), false)
 	}
 	s.mu.Lock()
@@ -331,6 +331,12 @@ func (k *sink) sourceEnded() {
 	if both {
 		k.conn.Close()
 	}
+}
+
+func (k *sink) sourceDone() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.srcDone
 }
 
 // watch waits, after the socket's plain end, until it is closed or reset; true
