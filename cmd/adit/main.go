@@ -72,6 +72,18 @@ func message(err error) string {
 	return "adit: " + err.Error()
 }
 
+// knownCommand refuses a first argument that is no command.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see adit --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	return &usageError{fmt.Errorf("unknown command %q; %s", args[0], hint)}
+}
+
 func newRootCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adit",
@@ -79,9 +91,11 @@ func newRootCmd() *cobra.Command {
 		Long: `adit captures the TCP connections of pods, carries them to other pods in
 mutual TLS (HBONE, the wire of Istio's ambient mode), decides who may talk to
 whom, and reports what it saw. The applications know nothing of it.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		Args:                       knownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// minimal is the smallest configuration that makes sense.
+const minimal = "world: {file: world.yaml}\n"
+
+func TestParseConfig(t *testing.T) {
+	for _, tt := range []struct {
+		name, in string
+		// want is in the message, each on its own; none means that it is read.
+		want []string
+	}{
+		{"minimal", minimal, nil},
+		{"comments only around it", "# a\n" + minimal + "# b\n", nil},
+		{"empty", "", []string{"world.file: nothing to do"}},
+		{"unknown field", minimal + "nodeNam: x\n", []string{
+			`agent.yaml:2:1: unknown field "nodeNam"; did you mean "nodeName"?`, "    2 | nodeNam: x\n      | ^^^^^^^"}},
+		{"unknown field, other case", minimal + "nodename: x\n", []string{`did you mean "nodeName"?`}},
+		{"swapped letters", minimal + "drainTiemout: 5s\n", []string{`did you mean "drainTimeout"?`}},
+		{"nothing near", minimal + "zebra: x\n", []string{`agent.yaml:2:1: unknown field "zebra"; known are nodeName, trustDomain,`}},
+		{"unknown nested field", "world: {fiel: x}\n", []string{`agent.yaml:1:9: unknown field "fiel" in world; did you mean "file"?`}},
+		{"unknown field in a list", minimal + "terminate:\n- lisen: x\n", []string{
+			`agent.yaml:3:3: unknown field "lisen" in terminate[0]; did you mean "listen"?`}},
+		{"two mistakes at once", minimal + "nodeNam: x\nsameNod: y\n", []string{"agent.yaml:2:1:", "agent.yaml:3:1:"}},
+		{"duplicate", minimal + "sameNode: hbone\nsameNode: direct\n", []string{`agent.yaml:3:1: `, `"sameNode"`, "already"}},
+		{"number for a duration", minimal + "drainTimeout: 30\n", []string{
+			"agent.yaml:2:15: drainTimeout: want a duration such as 30s or 5m, have the number 30; did you mean 30s?"}},
+		{"bad duration", minimal + "drainTimeout: 30 seconds\n", []string{`agent.yaml:2:15: drainTimeout: "30 seconds" is not a duration`}},
+		{"zero duration", minimal + "drainTimeout: 0s\n", []string{"agent.yaml:2:15: drainTimeout: must be more than zero"}},
+		{"string for a list", minimal + "trustDomainAliases: a\n", []string{"trustDomainAliases: want a list"}},
+		{"list for a string", minimal + "nodeName: [a]\n", []string{"nodeName: want a string, have a list"}},
+		{"string for a mapping", "world: world.yaml\n", []string{`agent.yaml:1:8: world: want a mapping with file, have the string "world.yaml"`}},
+		{"boolean for a string", minimal + "nodeName: true\n", []string{"nodeName: want a string, have the boolean true"}},
+		{"key without a value", minimal + "nodeName:\n", nil},
+		{"alias", "nodeName: &x a\nworld: {file: *x}\n", []string{"aliases and tags are not used here"}},
+		{"tab", "world:\n\tfile: x\n", []string{"agent.yaml:2:"}},
+		{"open bracket", "world: {file: x\n", []string{"agent.yaml:1:"}},
+		{"second document", minimal + "---\nnodeName: x\n", []string{"agent.yaml:3:1: a second document"}},
+		{"sameNode", minimal + "sameNode: dircet\n", []string{`agent.yaml:2:11: sameNode: "dircet" is not one of hbone, direct; did you mean "direct"?`}},
+		{"log level", minimal + "log: {level: verbose}\n", []string{`log.level: "verbose" is not one of debug, info, warn, error`}},
+		{"trust domain", minimal + "trustDomain: Not_OK!\n", []string{`trustDomain: "Not_OK!" is not a trust domain`}},
+		{"trust domain as an ID", minimal + "trustDomain: spiffe://cluster.local\n", []string{"write the trust domain alone"}},
+		{"alias of itself", minimal + "trustDomainAliases: [cluster.local]\n", []string{"trustDomainAliases[0]: cluster.local is the trust domain itself"}},
+		{"admin in the open", minimal + "admin: 0.0.0.0:15000\n", []string{"admin: ", "not a loopback address"}},
+		{"admin everywhere", minimal + "admin: ':15000'\n", []string{"not a loopback address"}},
+		{"no admin", minimal + "admin: ''\n", nil},
+		{"two servers on one port", minimal + "metrics: ':15021'\n", []string{"readiness: :15021 is the address of metrics already"}},
+		{"host name to listen on", minimal + "metrics: 'localhost:1'\n", []string{`metrics: "localhost:1": "localhost" is not an IP address`}},
+		{"encapsulate without everything", "encapsulate: [{}]\n", []string{
+			"encapsulate[0].listen:", "encapsulate[0].peer:", "encapsulate[0].authority:", "encapsulate[0].identity: want a SPIFFE ID", "encapsulate[0].expect: name at least one"}},
+		{"foreign identity", "terminate: [{listen: ':1', identity: spiffe://other.example/x}]\n", []string{"is not of the trust domain cluster.local"}},
+		{"not a SPIFFE ID", "terminate: [{listen: ':1', identity: spiffe://cluster.local/x, allow: [bob]}]\n", []string{`terminate[0].allow[0]: "bob" is not a SPIFFE ID`}},
+		{"upstream without a port", "terminate: [{listen: ':1', identity: spiffe://cluster.local/x, upstream: example.com}]\n", []string{`terminate[0].upstream: "example.com" is not host:port`}},
+		{"unknown variable", encapsulateWith("x: '%DOWNSTREAM_LOCAL_PROT%'"), []string{"encapsulate[0].headers.x: ", "unknown variable %DOWNSTREAM_LOCAL_PROT%", "%DOWNSTREAM_LOCAL_PORT%"}},
+		{"forbidden header", encapsulateWith("host: x"), []string{`header "host" cannot be part of a CONNECT request`}},
+		{"header", encapsulateWith("original_dst_port: '%DOWNSTREAM_LOCAL_PORT%'"), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := ParseConfig("agent.yaml", []byte(tt.in))
+			if tt.want == nil {
+				if err != nil {
+					t.Errorf("not read:\n%v", err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("read without complaint")
+			}
+			if !IsConfigError(err) {
+				t.Errorf("%T is not a configuration error", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("message:\n%v\nlacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func encapsulateWith(header string) string {
+	return `encapsulate:
+- listen: 127.0.0.1:10000
+  peer: 127.0.0.1:10001
+  authority: host.com:443
+  identity: spiffe://cluster.local/ns/default/sa/client
+  expect: [spiffe://cluster.local/ns/default/sa/gateway]
+  headers: {` + header + "}\n"
+}
+
+// TestReferenceConfig: the configuration that the help shows is read, names
+// every field, and has every default right.
+func TestReferenceConfig(t *testing.T) {
+	cfg, err := ParseConfig("reference", []byte(ReferenceConfig))
+	if err != nil {
+		t.Fatalf("the reference configuration:\n%v", err)
+	}
+	for _, name := range yamlNames(reflect.TypeFor[Config]()) {
+		if !strings.Contains(ReferenceConfig, name+":") {
+			t.Errorf("the reference configuration lacks %s", name)
+		}
+	}
+	want := DefaultConfig()
+	want.NodeName, want.World.File = cfg.NodeName, cfg.World.File
+	want.Encapsulate, want.Terminate = cfg.Encapsulate, cfg.Terminate
+	want.TrustDomainAliases = cfg.TrustDomainAliases
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Errorf("values in the reference configuration that are not the defaults (-default +reference):\n%s", diff)
+	}
+}
+
+func yamlNames(t reflect.Type) []string {
+	var names []string
+	switch {
+	case t.Kind() == reflect.Slice:
+		return yamlNames(t.Elem())
+	case t.Kind() != reflect.Struct:
+		return nil
+	}
+	for f := range t.Fields() {
+		names = append(names, f.Tag.Get("yaml"))
+		names = append(names, yamlNames(f.Type)...)
+	}
+	return names
+}
+
+// TestLoadConfig: paths in a file are relative to it.
+func TestLoadConfig(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "agent.yaml")
+	text := "world: {file: world.yaml}\nca: {directory: /abs}\naccessLog: {file: logs/access}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{cfg.World.File, cfg.CA.Directory, cfg.AccessLog.File}
+	want := []string{filepath.Join(dir, "world.yaml"), "/abs", filepath.Join(dir, "logs/access")}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	_, err = LoadConfig(filepath.Join(dir, "absent.yaml"))
+	if !errors.Is(err, os.ErrNotExist) || !IsConfigError(err) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"nodeName", "admin", "metrics"}
+	for in, want := range map[string]string{
+		"nodeName": "nodeName", "nodname": "nodeName", "NODENAME": "nodeName", "amdin": "admin", "metric": "metrics", "zebra": "", "": "",
+	} {
+		if got := nearest(in, known); got != want {
+			t.Errorf("nearest to %q is %q, want %q", in, got, want)
+		}
+	}
+}
+
+// FuzzParseConfig: no file makes the agent fall over, and whatever is accepted
+// is valid.
+func FuzzParseConfig(f *testing.F) {
+	for _, s := range []string{"", minimal, ReferenceConfig, "a: [", "world: {file: x}\n---\n", "&a *a", "? {a: b} : c", "encapsulate:\n- !!str x"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := ParseConfig("fuzz", data)
+		if err != nil {
+			_ = err.Error()
+			return
+		}
+		if err := cfg.Validate(); err != nil {
+			t.Errorf("accepted %q, and then: %v", data, err)
+		}
+	})
+}
