@@ -101,6 +101,6 @@ whom, and reports what it saw. The applications know nothing of it.`,
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(newAgentCmd(), newDemoCmd(), newVersionCmd())
+	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newDemoCmd(), newVersionCmd())
 	return cmd
 }
