@@ -29,7 +29,7 @@ other program, and leaves nothing behind.
 Exit status is 0 if every claim held. After a failure the logs and a packet
 capture stay in ` + demoDir + `; the next run removes them.`,
 		Example: "  adit demo\n  adit demo --keep",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
 				return errors.New("the demo makes network namespaces: run it as root")
@@ -59,7 +59,7 @@ func newDemoPodCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:    "pod NAME ADDRESS",
 		Hidden: true,
-		Args:   cobra.ExactArgs(2),
+		Args:   twoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 			defer stop()
@@ -73,13 +73,20 @@ func newDemoRequestCmd(name, method string) *cobra.Command {
 		Use:     name + " NODE-OR-POD URL",
 		Short:   fmt.Sprintf("Send a %s request from inside a node or pod of a running demo", method),
 		Example: fmt.Sprintf("  adit demo %s client http://10.244.2.2:8080", name),
-		Args:    cobra.ExactArgs(2),
+		Args:    twoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return demo.Request(ctx, cmd.OutOrStdout(), args[0], method, args[1])
 		},
 	}
+}
+
+func twoArgs(cmd *cobra.Command, args []string) error {
+	if len(args) != 2 {
+		return &usageError{fmt.Errorf("want %s, got %d arguments; see %s --help", cmd.Use, len(args), cmd.CommandPath())}
+	}
+	return nil
 }
 
 // wantsColor follows https://no-color.org.
