@@ -19,11 +19,20 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/adit-mesh/adit/e2e/lab/labtest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"),
-		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+	code := labtest.Main(m)
+	if code == 0 {
+		err := goleak.Find(goleak.IgnoreTopFunction("github.com/adit-mesh/adit/e2e/lab/labtest.Main.func1"))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // running is an agent in this process.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/adit-mesh/adit/agent/proxy"
 	"github.com/adit-mesh/adit/capture"
 )
 
@@ -13,16 +14,16 @@ import (
 type enrolled struct {
 	r        *podRunner
 	captured *capture.Pod
-	stop     context.CancelFunc // of the two goroutines
-	served   chan error         // of Proxy.ServePod
-	watched  chan error         // of capture.Pod.Run
+	stop     context.CancelCauseFunc // of the two goroutines
+	served   chan error              // of Proxy.ServePod
+	watched  chan error              // of capture.Pod.Run
 
 	servedDone, watchedDone bool
 }
 
 func newEnrolled(r *podRunner, captured *capture.Pod) *enrolled {
 	// Not under the runner's context: what is served is drained first.
-	ctx, stop := context.WithCancel(context.WithoutCancel(r.ctx))
+	ctx, stop := context.WithCancelCause(context.WithoutCancel(r.ctx))
 	e := &enrolled{r: r, captured: captured, stop: stop, served: make(chan error, 1), watched: make(chan error, 1)}
 	go func() { e.served <- r.set.Proxy.ServePod(ctx, r.proxyPod(captured)) }()
 	go func() { e.watched <- captured.Run(ctx) }()
@@ -33,12 +34,15 @@ func newEnrolled(r *podRunner, captured *capture.Pod) *enrolled {
 // runner is to end.
 func (e *enrolled) watch(inode uint64) error {
 	r := e.r
-	certificate := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(r.ctx, certificateWait)
-	defer cancel()
+	ctx, cancel := context.WithCancel(r.ctx)
+	waiting := make(chan struct{})
 	go func() {
-		_, err := r.set.Identity.SVID(ctx, r.pod.Identity)
-		certificate <- err
+		defer close(waiting)
+		r.awaitCertificate(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-waiting
 	}()
 	check := time.NewTicker(netnsCheck)
 	defer check.Stop()
@@ -46,12 +50,6 @@ func (e *enrolled) watch(inode uint64) error {
 		select {
 		case <-r.ctx.Done():
 			return nil
-		case err := <-certificate:
-			if err != nil {
-				r.set.Ready.fail(r.readyName(), err.Error())
-				continue
-			}
-			r.set.Ready.done(r.readyName())
 		case err := <-e.served:
 			e.servedDone = true
 			return fmt.Errorf("serve: %w", orStopped(err))
@@ -62,6 +60,29 @@ func (e *enrolled) watch(inode uint64) error {
 			if replaced(r.pod.Netns, inode) {
 				return errReplaced
 			}
+		}
+	}
+}
+
+// awaitCertificate makes the pod ready with its first certificate. Without one
+// it can neither take nor open tunnels, and readiness waits for that only so
+// long.
+func (r *podRunner) awaitCertificate(ctx context.Context) {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, certificateWait)
+		_, err := r.set.Identity.SVID(attempt, r.pod.Identity)
+		if err == nil {
+			cancel()
+			r.set.Ready.done(r.readyName())
+			return
+		}
+		if ctx.Err() == nil {
+			r.set.Ready.fail(r.readyName(), err.Error())
+		}
+		<-attempt.Done() // a refusal comes at once, and would as often as it is asked for
+		cancel()
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
@@ -88,20 +109,28 @@ func replaced(name string, inode uint64) bool {
 //
 //   - The agent stops: live connections drain, the rules stay, so that the pod
 //     sends nothing in plaintext while it has no agent.
-//   - The pod is not to be captured any more, or its namespace is another's:
-//     the rules let new connections pass by, live ones drain, then all goes.
-//   - Something broke: the rules stay for the next attempt, which adopts them.
+//   - The pod is not to be captured any more: the rules let new connections pass
+//     by, live ones drain, then all goes.
+//   - The pod has changed, its name stands for another namespace, or something
+//     broke: live connections are cut, so that whatever comes next need not
+//     wait, and the rules stay, for it to adopt or to die with the namespace.
 func (e *enrolled) leave(reason error) error {
 	r := e.r
 	r.setState(PodDraining)
-	remove := r.removed() || errors.Is(reason, errReplaced)
+	end := context.Cause(r.ctx)
+	remove := errors.Is(end, errRemoved)
 	var err error
-	if remove {
+	switch {
+	case remove:
 		if err = e.captured.Drain(); err == nil && !e.servedDone {
 			e.waitIdle()
 		}
+		e.stop(proxy.ErrClosed) // the drain is over
+	case reason != nil, errors.Is(end, errChanged):
+		e.stop(proxy.ErrClosed)
+	default:
+		e.stop(nil)
 	}
-	e.stop()
 	if !e.servedDone {
 		err = errors.Join(err, <-e.served)
 	}
@@ -126,7 +155,6 @@ func (e *enrolled) waitIdle() {
 		select {
 		case <-poll.C:
 		case <-deadline.C:
-			e.r.set.Proxy.Cut(e.r.pod.UID)
 			return
 		}
 	}

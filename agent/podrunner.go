@@ -89,10 +89,6 @@ func (s *podSet) newRunner(ctx context.Context, pod LocalPod) *podRunner {
 
 func (r *podRunner) readyName() string { return "pod " + r.pod.UID }
 
-// removed reports whether the runner ends because the pod does, rather than
-// because the agent stops.
-func (r *podRunner) removed() bool { return errors.Is(context.Cause(r.ctx), errRemoved) }
-
 func (r *podRunner) run() {
 	pause := firstRetry
 	for r.ctx.Err() == nil {
@@ -105,7 +101,10 @@ func (r *podRunner) run() {
 				r.set.Logger.Warn("pod was not left as it should be", "pod", r.pod.UID, "netns", r.pod.Netns, "error", err)
 			}
 			return
-		case errors.Is(err, errReplaced), time.Since(began) > time.Minute:
+		case errors.Is(err, errReplaced):
+			pause = firstRetry
+			continue // the new namespace is not captured yet
+		case time.Since(began) > time.Minute:
 			pause = firstRetry
 		}
 		r.failed(err, pause)

@@ -77,11 +77,18 @@ type podSet struct {
 }
 
 func newPodSet(cfg podSetConfig) *podSet {
+	// Before anybody can ask.
+	cfg.Ready.wait(waitLocalPods, "which they are is not known yet")
 	return &podSet{podSetConfig: cfg, runners: make(map[string]*podRunner), claims: make(map[uint64]string)}
 }
 
-// errRemoved ends the runner of a pod that is to be captured no more.
-var errRemoved = errors.New("the pod is not to be captured any more")
+// Why a runner ends although the agent goes on.
+var (
+	errRemoved = errors.New("the pod is not to be captured any more")
+	// errChanged: another runner takes the network namespace over. Until it has,
+	// the rules stay.
+	errChanged = errors.New("the pod has changed")
+)
 
 const waitLocalPods = "local pods"
 
@@ -90,7 +97,6 @@ const waitLocalPods = "local pods"
 func (s *podSet) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.Ready.wait(waitLocalPods, "which they are is not known yet")
 	var mu sync.Mutex
 	var latest []LocalPod
 	changed := make(chan struct{}, 1)
@@ -138,16 +144,22 @@ func (s *podSet) Run(ctx context.Context) error {
 func (s *podSet) reconcile(ctx context.Context, want []LocalPod, gone chan<- *podRunner) (started int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := make(map[string]LocalPod, len(want))
+	wanted := make(map[LocalPod]bool, len(want))
+	inNetns := make(map[string]bool, len(want))
 	for _, p := range want {
-		wanted[p.UID] = p
+		wanted[p] = true
+		inNetns[p.Netns] = true
 	}
 	busy := make(map[string]bool) // namespaces that somebody is in
-	for uid, r := range s.runners {
-		if p, ok := wanted[uid]; !ok || p != r.pod {
+	for _, r := range s.runners {
+		busy[r.pod.Netns] = true
+		switch {
+		case wanted[r.pod]:
+		case inNetns[r.pod.Netns]:
+			r.cancel(errChanged)
+		default:
 			r.cancel(errRemoved)
 		}
-		busy[r.pod.Netns] = true
 	}
 	for _, p := range want {
 		if s.runners[p.UID] != nil || busy[p.Netns] {

@@ -121,6 +121,6 @@ func (p *Proxy) serveRole(ctx context.Context, sp *servedPod, l net.Listener, se
 			err = errors.New("listener closed by another")
 		}
 	}
-	p.drainConnections(sp)
+	p.drainConnections(ctx, sp)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/adit-mesh/adit/agent/policy"
 	"github.com/adit-mesh/adit/agent/telemetry"
@@ -20,8 +21,8 @@ type deniedError struct {
 
 func (e *deniedError) Error() string {
 	why := e.decision.Reason
-	if e.decision.Policy != "" {
-		why = fmt.Sprintf("%s (policy %s)", why, e.decision.Policy)
+	if p := e.decision.Policy; p != "" && !strings.Contains(why, p) {
+		why = fmt.Sprintf("%s (policy %s)", why, p)
 	}
 	if e.cause != nil {
 		return e.cause.Error() + ": " + why

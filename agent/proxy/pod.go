@@ -46,9 +46,15 @@ const backlogGrace = 50 * time.Millisecond
 
 // ServePod serves pod until ctx ends. Then it stops accepting, tells peers by
 // GOAWAY, lets live connections end for Config.DrainTimeout, cuts the rest, and
-// returns when all is over. An error means that the pod could not be served or
-// a listener broke.
+// returns when all is over. If [ErrClosed] is the cause of ctx's end, there is
+// no drain. An error means that the pod could not be served, or that a listener
+// broke.
 func (p *Proxy) ServePod(ctx context.Context, pod Pod) error {
+	defer func() {
+		pod.Outbound.Close()
+		pod.Inbound.Close()
+		pod.HBONE.Close()
+	}()
 	sp, err := p.enlist(pod)
 	if err != nil {
 		return err
@@ -86,7 +92,7 @@ func (p *Proxy) ServePod(ctx context.Context, pod Pod) error {
 			err = nil // an accept loop that saw the end before we did
 		}
 	}
-	p.drain(sp, server, &loops)
+	p.drain(ctx, sp, server, &loops)
 	return err
 }
 
@@ -125,18 +131,18 @@ func (p *Proxy) delist(sp *servedPod) {
 }
 
 // drain ends the serving of sp: softly until DrainTimeout, then at once.
-func (p *Proxy) drain(sp *servedPod, server *hbone.Server, loops *sync.WaitGroup) {
+func (p *Proxy) drain(ended context.Context, sp *servedPod, server *hbone.Server, loops *sync.WaitGroup) {
 	time.Sleep(backlogGrace)
 	sp.Outbound.Close()
 	sp.Inbound.Close()
-	p.drainServer(sp, server)
+	p.drainServer(ended, sp, server)
 	loops.Wait()
 }
 
 // drainServer ends a server and all connections of sp, those that server does
 // not know included.
-func (p *Proxy) drainServer(sp *servedPod, server *hbone.Server) {
-	ctx, cancel := context.WithTimeout(sp.hard, p.cfg.DrainTimeout)
+func (p *Proxy) drainServer(ended context.Context, sp *servedPod, server *hbone.Server) {
+	ctx, cancel := context.WithTimeout(sp.hard, p.drainTimeout(ended))
 	defer cancel()
 	// Both have the same time, one after the other would have twice as much.
 	var waiting sync.WaitGroup
@@ -145,9 +151,16 @@ func (p *Proxy) drainServer(sp *servedPod, server *hbone.Server) {
 	waiting.Wait()
 }
 
+func (p *Proxy) drainTimeout(ended context.Context) time.Duration {
+	if errors.Is(context.Cause(ended), ErrClosed) {
+		return 0
+	}
+	return p.cfg.DrainTimeout
+}
+
 // drainConnections is drainServer without a server.
-func (p *Proxy) drainConnections(sp *servedPod) {
-	ctx, cancel := context.WithTimeout(sp.hard, p.cfg.DrainTimeout)
+func (p *Proxy) drainConnections(ended context.Context, sp *servedPod) {
+	ctx, cancel := context.WithTimeout(sp.hard, p.drainTimeout(ended))
 	defer cancel()
 	p.drainUntil(ctx, sp)
 }
@@ -163,7 +176,7 @@ func (p *Proxy) drainUntil(ctx context.Context, sp *servedPod) {
 	}
 	sp.inflight.close()
 	p.log.Info("closing connections that outlived the drain",
-		"pod", sp.uid, "connections", sp.inflight.count(), "after", p.cfg.DrainTimeout)
+		"pod", sp.uid, "connections", sp.inflight.count())
 	sp.cut(ErrDrained)
 	_ = sp.inflight.wait(context.Background()) // every phase watches sp.hard
 }

@@ -158,16 +158,6 @@ func (p *Proxy) Live(uid string) int {
 	return pod.inflight.count()
 }
 
-// Cut ends the live connections of the local pod with this uid at once.
-func (p *Proxy) Cut(uid string) {
-	sp := p.local(uid)
-	for _, c := range p.conns.snapshot() {
-		if sp != nil && c.pod == sp {
-			c.cancel(ErrDrained)
-		}
-	}
-}
-
 func (p *Proxy) local(uid string) *servedPod {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -51,7 +51,7 @@ func (p *Proxy) ServeTerminate(ctx context.Context, t Terminate) error {
 			err = nil
 		}
 	}
-	p.drainServer(sp, server)
+	p.drainServer(ctx, sp, server)
 	return err
 }
 
