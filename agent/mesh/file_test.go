@@ -128,6 +128,24 @@ func TestFileInConfigMap(t *testing.T) {
 	eventually(t, s, "three", "third generation")
 }
 
+// The directory itself is a link that is replaced.
+func TestFileInLinkedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"one", "two"} {
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		write(t, filepath.Join(dir, name, "world.yaml"), worldWith(name))
+	}
+	link := filepath.Join(dir, "current")
+	must(t, os.Symlink("one", link))
+	s := NewStore()
+	following(t, s, filepath.Join(link, "world.yaml"))
+	must(t, os.Symlink("two", link+"_tmp"))
+	must(t, os.Rename(link+"_tmp", link))
+	eventually(t, s, "two", "the directory's link leads elsewhere")
+	write(t, filepath.Join(dir, "two", "world.yaml"), worldWith("three"))
+	eventually(t, s, "three", "changed in the directory that it leads to now")
+}
+
 // A link to a file elsewhere, changed there.
 func TestFileBehindLink(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "target.yaml")

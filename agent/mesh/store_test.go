@@ -240,6 +240,39 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+func TestLocalFollowsTheWorkload(t *testing.T) {
+	netns := func(w *Workload) { w.Netns = "a" }
+	s := store(t, pod("a", "10.0.0.1", netns), pod("b", "10.0.0.2"))
+	must(t, s.Apply(Update{Workloads: []*Workload{pod("b", "10.0.0.2", netns)}}))
+	if got := names(s.Local()); got != "a b" {
+		t.Errorf("local = %s, want both: b has a netns now", got)
+	}
+	must(t, s.Apply(Update{Workloads: []*Workload{pod("b", "10.0.0.2")}, RemovedWorkloads: []string{"Kubernetes//Pod/default/a"}}))
+	if got := names(s.Local()); got != "" {
+		t.Errorf("local = %s, want none: a is gone and b has no netns", got)
+	}
+}
+
+func TestChangeIsVisibleWhenSubscribersAreTold(t *testing.T) {
+	s := NewStore()
+	changed, cancel := s.Subscribe()
+	defer cancel()
+	var writer sync.WaitGroup
+	for i := range 500 {
+		name := fmt.Sprint("w", i)
+		writer.Go(func() {
+			if err := s.Apply(Update{Workloads: []*Workload{pod(name, "10.0.0.1")}}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-changed
+		if s.WorkloadByUID("Kubernetes//Pod/default/"+name) == nil {
+			t.Fatalf("told of change %d before it was visible", i)
+		}
+		writer.Wait()
+	}
+}
+
 func TestPolicies(t *testing.T) {
 	deny := func(name string, scope policy.Scope) policy.Policy {
 		ns, n, _ := strings.Cut(name, "/")

@@ -53,10 +53,8 @@ func (w *watch) follow(path string) {
 	for range maxLinks {
 		dir := filepath.Dir(path)
 		add(dir)
-		// The directory may be a link itself, as ..data of a ConfigMap is; the
-		// link is replaced in the directory above.
-		if resolved, err := filepath.EvalSymlinks(dir); err == nil && resolved != filepath.Clean(dir) {
-			add(resolved)
+		// The directory may be a link itself; it is replaced in the one above.
+		if info, err := os.Lstat(dir); err == nil && info.Mode()&os.ModeSymlink != 0 {
 			add(filepath.Dir(dir))
 		}
 		next, err := os.Readlink(path)

@@ -32,9 +32,11 @@ type subject struct {
 }
 
 func newSubject(c Connection) subject {
+	// Sockets that serve both families report IPv4 peers as mapped. A zone
+	// does no harm: it is not part of a prefix.
 	s := subject{
-		src:  plain(c.SourceAddr),
-		dst:  plain(c.Destination.Addr()),
+		src:  c.SourceAddr.Unmap(),
+		dst:  c.Destination.Addr().Unmap(),
 		port: c.Destination.Port(),
 	}
 	if !c.Source.IsZero() {
@@ -43,11 +45,6 @@ func newSubject(c Connection) subject {
 	}
 	return s
 }
-
-// plain gives an address the one form in which CIDRs are compared: sockets
-// that serve both families report IPv4 peers as mapped, link-local ones with
-// a zone.
-func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 // match returns the number, from 1, of the first rule that matches.
 func (c *Compiled) match(s *subject) (rule int, ok bool) {
