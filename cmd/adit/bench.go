@@ -37,10 +37,13 @@ func newBenchTunnelCmd() *cobra.Command {
 each, on the loopback of a network namespace made for the run (without root: on
 the machine's). Every case runs in every round on every path:
 
-  direct    no proxy                     tls       a raw TLS 1.3 tunnel pair, one
-  splice    a proxy pair by splice(2)              connection per stream
-  copy      a proxy pair that copies     nethttp2  golang.org/x/net/http2, tuned
-                                         adit      this program's HBONE
+  direct    no proxy
+  splice    a pair of TCP proxies that join sockets by splice(2)
+  copy      a pair of TCP proxies that copy
+  tls       a raw TLS 1.3 tunnel pair, one connection per stream
+  nethttp2  CONNECT streams of golang.org/x/net/http2, tuned
+  adit      CONNECT streams of this program: "ours" in every ratio
+  agent     the same with policy and metrics, as an agent runs it
 
 Ratios are medians over rounds of ours against a rival in the same round;
 larger is better in every row. The table ends with the targets that the data
@@ -81,7 +84,7 @@ once it brings a connection through, and ended with SIGTERM, then SIGKILL.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&cfg.Rounds, "rounds", 3, "how often every case runs on every path")
-	f.DurationVar(&cfg.Duration, "duration", 400*time.Millisecond, "how long each measurement lasts; a warm-up of a third precedes it")
+	f.DurationVar(&cfg.Duration, "duration", 300*time.Millisecond, "how long each measurement lasts; a warm-up of a third precedes it")
 	f.StringSliceVar(&cfg.Cases, "cases", nil, "only cases whose names match one of these globs")
 	f.StringSliceVar(&cfg.Paths, "paths", nil, "only these of the built-in paths; without adit there are no ratios")
 	f.StringArrayVar(&peers, "peer", nil, "NAME=COMMAND of an external program to measure too; may be repeated")

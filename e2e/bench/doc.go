@@ -17,7 +17,7 @@
 //
 // The same-node and pass-through cases have one agent, with its whole proxy, against one plain proxy.
 //
-// Every case runs on every path in every round, so that what disturbs the machine disturbs all of them.
+// Every case runs on every path in every round (direct and agent, which are for orientation, in the first), so that what disturbs the machine disturbs all of them.
 // A ratio compares ours with one rival within one round, is inverted where less is better, and is reported as the median over rounds: larger is always better.
 //
 // Bytes are verified: before a path is first measured, 8 MiB go up and 8 MiB come back after a half-close, and every byte is compared.

@@ -265,9 +265,11 @@ func idle(count int) func(*trial) (results, error) {
 		n := float64(count)
 		m := results{
 			"rss-a":   float64(afterA.rss-beforeA.rss) / n / (1 << 10),
-			"rss-b":   float64(afterB.rss-beforeB.rss) / n / (1 << 10),
 			"total-a": float64(afterA.rss) / (1 << 20),
-			"total-b": float64(afterB.rss) / (1 << 20),
+		}
+		if t.path.speaks() { // an external program's halves are one sum
+			m["rss-b"] = float64(afterB.rss-beforeB.rss) / n / (1 << 10)
+			m["total-b"] = float64(afterB.rss) / (1 << 20)
 		}
 		if t.path.speaks() {
 			m["goroutines-a"] = float64(afterA.Goroutines-beforeA.Goroutines) / n

@@ -57,7 +57,13 @@ func (h *hboneClient) tunnelOne(c *net.TCPConn) {
 	hbone.Splice(s, c)
 }
 
-func (h *hboneClient) dial(ctx context.Context) (net.Conn, error) { return dialTCP(ctx, h.next) }
+func (h *hboneClient) dial(context.Context) (net.Conn, error) {
+	c, err := dialTCP(h.next)
+	if err != nil {
+		return nil, err // not a nil *net.TCPConn, which is no nil net.Conn
+	}
+	return c, nil
+}
 
 type hboneServer struct {
 	warm
@@ -69,8 +75,8 @@ func (h *hboneServer) serve(l net.Listener) {
 	server.Serve(l) // until l closes; nothing is left to do then
 }
 
-func serveStream(ctx context.Context, s *hbone.Stream) {
-	c, err := dialAuthority(ctx, s.Request().Authority)
+func serveStream(_ context.Context, s *hbone.Stream) {
+	c, err := dialAuthority(s.Request().Authority)
 	if err != nil {
 		s.Reject(503)
 		return

@@ -136,7 +136,7 @@ func (h *netHTTP2Client) open() (*http2.ClientConn, error) {
 func (h *netHTTP2Client) dial() (*http2.ClientConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	raw, err := dialTCP(ctx, h.next)
+	raw, err := dialTCP(h.next)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func serveCONNECT(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	c, err := dialAuthority(r.Context(), r.Host)
+	c, err := dialAuthority(r.Host)
 	if err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return

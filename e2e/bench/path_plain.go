@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -18,7 +17,7 @@ type plainHalf struct {
 
 func (h *plainHalf) serve(l net.Listener) {
 	serveEach(l, func(c *net.TCPConn) {
-		next, err := dialTCP(context.Background(), h.next)
+		next, err := dialTCP(h.next)
 		if err != nil {
 			reset(c)
 			return

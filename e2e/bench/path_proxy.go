@@ -86,9 +86,9 @@ func (h *proxyHalf) servePod(uid string, p pod) error {
 		Workload: func() *mesh.Workload { return h.store.WorkloadByUID(uid) },
 		Outbound: p.outbound, Inbound: silent(), HBONE: p.hbone,
 		// Wherever the proxy decides to go, the loopback has one place that stands in for it.
-		Dial: func(ctx context.Context, _ netip.AddrPort) (*net.TCPConn, error) { return dialTCP(ctx, next) },
-		DialApp: func(ctx context.Context, _ netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
-			return dialTCP(ctx, next)
+		Dial: func(_ context.Context, _ netip.AddrPort) (*net.TCPConn, error) { return dialTCP(next) },
+		DialApp: func(_ context.Context, _ netip.Addr, _ netip.AddrPort) (*net.TCPConn, error) {
+			return dialTCP(next)
 		},
 	})
 }

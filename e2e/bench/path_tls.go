@@ -46,10 +46,10 @@ func (h *tlsHalf) join(c *net.TCPConn) (plain *net.TCPConn, secured *tls.Conn, e
 		if err := secured.HandshakeContext(ctx); err != nil {
 			return nil, nil, err
 		}
-		plain, err = dialTCP(ctx, h.next)
+		plain, err = dialTCP(h.next)
 		return plain, secured, err
 	}
-	next, err := dialTCP(ctx, h.next)
+	next, err := dialTCP(h.next)
 	if err != nil {
 		return nil, nil, err
 	}

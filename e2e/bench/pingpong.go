@@ -3,7 +3,6 @@ package bench
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -31,16 +30,18 @@ func openAll(target string, l load) ([]*net.TCPConn, error) {
 		})
 	}
 	workers.Wait()
-	err := errors.Join(errs...)
-	if err == nil {
-		return conns, nil
-	}
-	for _, c := range conns {
-		if c != nil {
-			c.Close()
+	for _, err := range errs {
+		if err == nil {
+			continue
 		}
+		for _, c := range conns {
+			if c != nil {
+				c.Close()
+			}
+		}
+		return nil, err // the others are most likely the same
 	}
-	return nil, err
+	return conns, nil
 }
 
 func open(target string, l load) (*net.TCPConn, error) {
