@@ -7,8 +7,8 @@ const (
 	// InitialStreamWindow is a stream's first receive window. It bounds what a
 	// destination that does not read costs; see MaxStreamWindow.
 	InitialStreamWindow = 256 << 10
-	// MaxStreamWindow is how far a stream's window grows while it is what holds
-	// the stream back.
+	// MaxStreamWindow is how far a stream's window grows while its destination
+	// keeps up.
 	MaxStreamWindow = 4 << 20
 	// TunnelWindow is a tunnel's receive window; credit is returned on receipt.
 	TunnelWindow = 16 << 20

@@ -156,6 +156,17 @@ func (c *conn) writeBatch(prio []byte, batch []*buffer) error {
 	return err
 }
 
+// tryWrite writes control frames, at most a record of them, as far as the socket
+// takes them at once. If not done, wire.flush writes the rest.
+func (c *conn) tryWrite(prio []byte) (done bool, err error) {
+	c.wire.merge()
+	if _, err := c.tls.Write(prio); err != nil {
+		return true, err
+	}
+	c.moved.Add(int64(len(prio)))
+	return c.wire.tryFlush()
+}
+
 // read reads the tunnel until it ends, and says farewell where the peer has
 // broken the protocol.
 func (c *conn) read() {

@@ -29,9 +29,8 @@
 // Connection credit is returned on receipt, so that no slow stream can take it
 // from the others; stream credit is returned as the destination takes the
 // bytes, so that a slow reader is bounded by its own stream window. Windows
-// start at [InitialStreamWindow] and grow while the window, and not the
-// destination, is what holds a stream back, within a budget that the process
-// shares.
+// start at [InitialStreamWindow] and grow while the destination keeps up, within
+// a budget that the process shares.
 //
 // # Limitations
 //

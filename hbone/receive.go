@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -170,25 +171,32 @@ func (s *Stream) drain() {
 	}
 }
 
+// windowTime is how long a window lasts a stream at its own pace before it stops
+// growing: long against a round trip, and rare enough that returning credit
+// costs nothing.
+const windowTime = 5 * time.Millisecond
+
 // takenLocked notes that the destination took n bytes and returns the credit
-// that is due to the peer, in steps of a quarter of the window.
+// that is due to the peer, in steps of half the window.
 func (s *Stream) takenLocked(n int64) (credit int64) {
 	if s.recvEnd || s.recvErr != nil {
 		return 0
 	}
 	s.drained += n
-	if s.drained < s.window/4 {
+	if s.drained < s.window/2 {
 		return 0
 	}
-	// The peer is close to the end of its window although the destination takes
-	// all: the window is what holds it back.
-	if s.avail < s.window/2 && s.q.size == 0 && s.window < MaxStreamWindow {
+	now := time.Now()
+	// A destination that keeps up gets a larger window; the process's budget
+	// bounds what it costs when it then stops.
+	if now.Sub(s.creditAt) < windowTime/2 && s.q.size == 0 && s.window < MaxStreamWindow {
 		if more := min(s.window, MaxStreamWindow-s.window); windowBudget.take(more) {
 			s.window += more
 			s.grown += more
 			s.drained += more
 		}
 	}
+	s.creditAt = now
 	credit = s.drained
 	s.drained = 0
 	s.avail += credit

@@ -38,11 +38,12 @@ type Stream struct {
 	status   int // of the answer; client: received, server: sent
 	answer   []Header
 	q        queue
-	window   int64 // stream window that we grant
-	avail    int64 // of it, what the peer may still send
-	drained  int64 // taken by the destination and not yet returned as credit
-	grown    int64 // taken from the process's window budget
-	recvEnd  bool  // END_STREAM received
+	window   int64     // stream window that we grant
+	avail    int64     // of it, what the peer may still send
+	drained  int64     // taken by the destination and not yet returned as credit
+	creditAt time.Time // when credit was last returned
+	grown    int64     // taken from the process's window budget
+	recvEnd  bool      // END_STREAM received
 	recvErr  error
 	eof      bool // everything received has been taken, END_STREAM included
 	recvDone bool // a splice has told its socket so
@@ -71,7 +72,7 @@ const (
 )
 
 func newStream(c *conn) *Stream {
-	s := &Stream{c: c, window: c.opt.streamWindow, avail: c.opt.streamWindow}
+	s := &Stream{c: c, window: c.opt.streamWindow, avail: c.opt.streamWindow, creditAt: time.Now()}
 	s.recvCond.L = &s.mu
 	s.sendCond.L = &c.w.mu
 	if !c.client {

@@ -36,6 +36,7 @@ type wire struct {
 	merging bool
 	out     []byte
 	outErr  error
+	tryFn   func(fd uintptr) bool
 }
 
 func newWire(c net.Conn) *wire {
@@ -44,6 +45,7 @@ func newWire(c net.Conn) *wire {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
 			w.fillFn = w.fillOnce
+			w.tryFn = w.tryOnce
 		}
 	}
 	return w
@@ -214,12 +216,47 @@ func (w *wire) flush() error {
 	defer w.mu.Unlock()
 	w.merging = false
 	err := w.flushLocked()
+	w.releaseOutLocked()
+	return err
+}
+
+// tryFlush writes what merge gathered, as far as the socket takes it at once.
+// If it is not done, flush must follow.
+func (w *wire) tryFlush() (done bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outErr == nil && len(w.out) > 0 {
+		if err := w.raw.Write(w.tryFn); err != nil && w.outErr == nil {
+			w.outErr = err
+		}
+	}
+	if w.outErr == nil && len(w.out) > 0 {
+		return false, nil
+	}
+	w.merging = false
+	w.releaseOutLocked()
+	return true, w.outErr
+}
+
+// tryOnce is called with mu held, by tryFlush.
+func (w *wire) tryOnce(fd uintptr) bool {
+	n, err := syscall.Write(int(fd), w.out)
+	switch {
+	case err == syscall.EAGAIN || err == syscall.EINTR: // the rest is flush's
+	case err != nil:
+		w.outErr = &net.OpError{Op: "write", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
+	default:
+		w.out = w.out[:copy(w.out, w.out[n:])]
+	}
+	return true
+}
+
+func (w *wire) releaseOutLocked() {
 	if w.out != nil {
 		out := w.out[:0]
 		w.out = nil
 		outPool.Put(&out)
 	}
-	return err
 }
 
 func (w *wire) flushLocked() error {

@@ -284,7 +284,8 @@ func (w *writer) later(add func([]byte) []byte) error {
 	return nil
 }
 
-// flush has what later left written, by a goroutine of its own.
+// flush has what later left written, without waiting for the peer: what the
+// socket does not take at once is left to a goroutine made for it.
 func (w *writer) flush() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -292,7 +293,32 @@ func (w *writer) flush() {
 		return
 	}
 	w.busy = true
-	w.c.wg.Go(w.writeForOthers)
+	if w.bulk.n > 0 || len(w.prio) > recordSize || w.c.wire.raw == nil {
+		w.c.wg.Go(w.writeForOthers)
+		return
+	}
+	prio := w.beginLocked()
+	w.mu.Unlock()
+	done, err := w.c.tryWrite(prio)
+	w.mu.Lock()
+	w.finishLocked(prio, err)
+	switch {
+	case !done && w.err == nil:
+		w.c.wg.Go(w.completeWrite)
+	case w.emptyLocked():
+		w.restLocked()
+	default:
+		w.c.wg.Go(w.writeForOthers)
+	}
+}
+
+// completeWrite is the body of the goroutine that ends what flush began.
+func (w *writer) completeWrite() {
+	err := w.c.wire.flush()
+	w.mu.Lock()
+	w.finishLocked(nil, err)
+	w.mu.Unlock()
+	w.write(-1)
 }
 
 // writeOrLeaveLocked unlocks mu.
@@ -314,51 +340,64 @@ func (w *writer) writeForOthers() { w.write(-1) }
 // rounds batches (never, if negative) it leaves the rest to a new goroutine.
 func (w *writer) write(rounds int) {
 	w.mu.Lock()
-	for {
-		if w.err != nil || len(w.prio) == 0 && w.bulk.n == 0 {
-			w.busy = false
-			if w.err != nil {
-				w.bulk = ring{}
-			}
-			if cap(w.prio) > keepControl && len(w.prio) == 0 {
-				w.prio = nil
-			}
-			if cap(w.spare) > keepControl {
-				w.spare = nil
-			}
-			w.idle.Broadcast()
-			w.mu.Unlock()
-			return
-		}
+	defer w.mu.Unlock()
+	for ; !w.emptyLocked(); rounds-- {
 		if rounds == 0 {
 			w.c.wg.Go(w.writeForOthers)
-			w.mu.Unlock()
 			return
 		}
-		rounds--
-		prio := w.prio
-		w.prio, w.spare = w.spare[:0], nil
+		prio := w.beginLocked()
 		w.takeBatchLocked()
-		w.gen++
 		w.mu.Unlock()
-
 		err := w.c.writeBatch(prio, w.batch)
-
 		w.mu.Lock()
-		w.spare = prio[:0]
-		for i, b := range w.batch {
-			w.doneLocked(b)
-			w.batch[i] = nil
-		}
-		w.batch = w.batch[:0]
-		w.grantLocked()
-		if err != nil && w.err == nil {
-			w.err = err
-			w.mu.Unlock()
-			w.c.fail(err)
-			w.mu.Lock()
-		}
+		w.finishLocked(prio, err)
 	}
+	w.restLocked()
+}
+
+func (w *writer) emptyLocked() bool {
+	return w.err != nil || len(w.prio) == 0 && w.bulk.n == 0
+}
+
+// beginLocked begins a batch and returns its small frames.
+func (w *writer) beginLocked() (prio []byte) {
+	prio = w.prio
+	w.prio, w.spare = w.spare[:0], nil
+	w.gen++
+	return prio
+}
+
+// finishLocked ends a batch. It gives mu up for a moment if the write failed.
+func (w *writer) finishLocked(prio []byte, err error) {
+	w.spare = prio[:0]
+	for i, b := range w.batch {
+		w.doneLocked(b)
+		w.batch[i] = nil
+	}
+	w.batch = w.batch[:0]
+	w.grantLocked()
+	if err != nil && w.err == nil {
+		w.err = err
+		w.mu.Unlock()
+		w.c.fail(err)
+		w.mu.Lock()
+	}
+}
+
+// restLocked ends the writing, and gives back what an idle tunnel need not hold.
+func (w *writer) restLocked() {
+	w.busy = false
+	if w.err != nil {
+		w.bulk = ring{}
+	}
+	if cap(w.prio) > keepControl && len(w.prio) == 0 {
+		w.prio = nil
+	}
+	if cap(w.spare) > keepControl {
+		w.spare = nil
+	}
+	w.idle.Broadcast()
 }
 
 // takeBatchLocked moves bulk into batch, without the frames of streams that
