@@ -102,11 +102,16 @@ func newMesh(t *testing.T, policies string, s testbed.Settings) *mesh {
 	return m
 }
 
-// setPolicies writes the mesh file anew, as an editor does: whole, by rename.
 func (m *mesh) setPolicies(t *testing.T, policies string) {
 	t.Helper()
+	m.write(t, m.World(policies))
+}
+
+// write puts a mesh file in place whole, by rename.
+func (m *mesh) write(t *testing.T, world string) {
+	t.Helper()
 	next := m.files.World() + ".new"
-	if err := os.WriteFile(next, []byte(m.World(policies)), 0o644); err != nil {
+	if err := os.WriteFile(next, []byte(world), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(next, m.files.World()); err != nil {
