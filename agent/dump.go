@@ -78,7 +78,17 @@ type policyDump struct {
 }
 
 func (a *Agent) dump() dump {
-	d := dump{Version: a.version(), Connections: a.proxy.Connections(), Tunnels: a.proxy.Tunnels(), Pods: a.pods.Status()}
+	world := a.store.World()
+	d := dump{
+		Version:      a.version(),
+		Certificates: []certificateDump{},
+		Pods:         a.pods.Status(),
+		Workloads:    make([]workloadDump, 0, len(world.Workloads)),
+		Services:     make([]serviceDump, 0, len(world.Services)),
+		Policies:     make([]policyDump, 0, len(world.Policies)),
+		Tunnels:      a.proxy.Tunnels(),
+		Connections:  a.proxy.Connections(),
+	}
 	d.Ready, d.NotReady = a.ready.state()
 	if config, err := yaml.MarshalWithOptions(a.cfg, yaml.JSON()); err == nil {
 		d.Config = config
@@ -86,7 +96,6 @@ func (a *Agent) dump() dump {
 	for _, c := range a.ids.Certificates() {
 		d.Certificates = append(d.Certificates, dumpCertificate(c))
 	}
-	world := a.store.World()
 	for _, w := range world.Workloads {
 		d.Workloads = append(d.Workloads, dumpWorkload(w))
 	}

@@ -30,6 +30,8 @@ type podLab struct {
 	dir string
 	// account is the server's service account.
 	account string
+	// hairpin is the VIP of a service of the last workload, "" for none.
+	hairpin string
 }
 
 func newPodLab(t *testing.T) *podLab {
@@ -75,7 +77,8 @@ func (l *podLab) world(captured ...string) {
 	l.t.Helper()
 	var sb strings.Builder
 	sb.WriteString("workloads:\n")
-	for name, addr := range map[string]string{"client": "10.9.0.2", "server": "10.9.0.3"} {
+	for _, pod := range [][2]string{{"client", "10.9.0.2"}, {"server", "10.9.0.3"}} {
+		name, addr := pod[0], pod[1]
 		account := name
 		if name == "server" {
 			account = l.account
@@ -87,7 +90,13 @@ func (l *podLab) world(captured ...string) {
 			}
 		}
 	}
-	sb.WriteString("policies: []\nservices: []\n")
+	if l.hairpin != "" {
+		sb.WriteString("  services:\n    default/self.default.svc.cluster.local:\n      80: 8080\n")
+	}
+	sb.WriteString("policies: []\n")
+	if l.hairpin != "" {
+		fmt.Fprintf(&sb, "services:\n- name: self\n  namespace: default\n  hostname: self.default.svc.cluster.local\n  vips: [/%s]\n  ports:\n    80: 8080\n", l.hairpin)
+	}
 	temp := filepath.Join(l.dir, ".world")
 	l.must(os.WriteFile(temp, []byte(sb.String()), 0o600))
 	l.must(os.Rename(temp, filepath.Join(l.dir, "world.yaml")))
@@ -258,6 +267,32 @@ func TestPodLife(t *testing.T) {
 	if err := a.stop(); err != nil {
 		t.Errorf("stop: %v", err)
 	}
+}
+
+// TestHairpin: a pod reaches itself by a service's address, as itself.
+func TestHairpin(t *testing.T) {
+	l := newPodLab(t)
+	server := l.pod("server", "10.9.0.3")
+	l.link("server", server)
+	l.echo(server)
+	l.must(server.DefaultRoute(netip.MustParseAddr("10.9.0.1")))
+	l.hairpin = "10.96.0.1"
+	l.world("server")
+	a := l.agent()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	c, err := server.Dial(ctx, nil, "tcp", "10.96.0.1:80")
+	l.must(err)
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	saw := make([]byte, 15)
+	if _, err := io.ReadFull(c, saw); err != nil {
+		t.Fatalf("%v\n%s%s", err, a.access, a.log)
+	}
+	if got := strings.TrimSpace(string(saw)); got != "10.9.0.3" {
+		t.Errorf("the server saw %s, want its own address", got)
+	}
+	roundTrip(t, c, "hello")
 }
 
 // TestSharedNetns: two workloads that name one namespace are a mistake that the

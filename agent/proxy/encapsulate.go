@@ -86,7 +86,7 @@ func (p *Proxy) encapsulate(sp *servedPod, e Encapsulate, target hbone.Target, c
 	rec := p.tel.Open(info)
 	live.setOpen(rec, s.Bytes, c)
 	res, err := p.carryStream(live, c, s)
-	rec.Close(res.ToStream, res.FromStream, err, flagOf(err))
+	rec.Close(res.ToStream, res.FromStream, err, endFlag(err))
 }
 
 func (p *Proxy) dialPeer(ctx context.Context, e Encapsulate, target hbone.Target, authority string, local, remote netip.AddrPort) (*hbone.Stream, error) {

@@ -51,7 +51,16 @@ type noIdentityError struct{ err error }
 func (e *noIdentityError) Error() string { return e.err.Error() }
 func (e *noIdentityError) Unwrap() error { return e.err }
 
-// flagOf is the response flag of a connection that ended in err.
+// endFlag is the response flag of a connection that was open and ended in err.
+// Only policy has a flag for that: a reset is nobody's failure to connect.
+func endFlag(err error) telemetry.Flag {
+	if denied := new(deniedError); errors.As(err, &denied) {
+		return telemetry.FlagDeny
+	}
+	return telemetry.FlagNone
+}
+
+// flagOf is the response flag of a connection that err kept from being opened.
 func flagOf(err error) telemetry.Flag {
 	var (
 		denied *deniedError

@@ -110,7 +110,7 @@ func (p *Proxy) countDecision(d policy.Decision) {
 
 // release ends an admission whose copying is over.
 func (p *Proxy) release(a *admission, sent, received int64, err error) {
-	a.rec.Close(sent, received, err, flagOf(err))
+	a.rec.Close(sent, received, err, endFlag(err))
 	p.conns.remove(a.live)
 }
 

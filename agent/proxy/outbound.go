@@ -59,7 +59,7 @@ func (p *Proxy) serveOutbound(pod *servedPod, c *net.TCPConn, dst netip.AddrPort
 	default:
 		sent, received, err = p.carryTCP(live, rec, c, up.tcp)
 	}
-	rec.Close(sent, received, err, flagOf(err))
+	rec.Close(sent, received, err, endFlag(err))
 }
 
 // open decides where the connection goes and dials it. While it does, a client

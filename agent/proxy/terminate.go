@@ -89,12 +89,12 @@ func (p *Proxy) terminate(ctx context.Context, sp *servedPod, t Terminate, s *hb
 	rec := p.tel.Open(info)
 	if err := s.Accept(); err != nil {
 		reset(upstream)
-		rec.Close(0, 0, fmt.Errorf("answer the peer: %w", err), telemetry.FlagConnect)
+		rec.Close(0, 0, fmt.Errorf("answer the peer: %w", err), telemetry.FlagNone)
 		return
 	}
 	live.setOpen(rec, func() (sent, received int64) { received, sent = s.Bytes(); return }, upstream)
 	res, err := p.carryStream(live, upstream, s)
-	rec.Close(res.FromStream, res.ToStream, err, flagOf(err))
+	rec.Close(res.FromStream, res.ToStream, err, endFlag(err))
 }
 
 // openUpstream authorizes the peer of s and dials where the stream goes.
