@@ -8,13 +8,17 @@ import (
 	"time"
 )
 
+// wireRecord is the longest TLS record with some room for rounding: RFC 8446
+// section 5.2 allows 256 bytes beside the payload.
+const wireRecord = recordSize + 256
+
 // readChunk is how much is asked of the socket at a time: several TLS records
 // for one system call.
-const readChunk = 4 * recordSize
+const readChunk = 4 * wireRecord
 
 // mergeBytes is how many bytes of TLS records are gathered for one write: two
 // full records. Four take a tenth more CPU: the copies leave the cache.
-const mergeBytes = 2 * (recordSize + 256)
+const mergeBytes = 2 * wireRecord
 
 // wire is the TCP connection under the TLS one. It stands between the two
 // because crypto/tls asks for one record at a time, in both directions: wire
