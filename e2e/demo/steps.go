@@ -111,13 +111,34 @@ func (d *demo) agentsEnrol(ctx context.Context) error {
 	} else {
 		d.check(true, "a connection older than the agents goes on", "as it was, unencrypted: tick %d before, %d now, none missing", before, d.open.last.Load())
 	}
+	if err := d.closeOld(); err != nil {
+		return err
+	}
+	d.whole, err = newWatch(d.NodeA.NS, "eth0")
+	return err
+}
+
+// closeOld ends the stream that is in plaintext, and waits until the last of
+// it is off the link, where it would be taken for a leak.
+func (d *demo) closeOld() error {
+	w, err := newWatch(d.NodeA.NS, "eth0")
+	if err != nil {
+		return err
+	}
+	defer w.sniffer.Close()
 	err = d.open.Close()
 	d.open = nil
 	if err != nil {
 		d.check(false, "and ends when the client ends it", "%s", brief(err))
 	}
-	d.whole, err = newWatch(d.NodeA.NS, "eth0")
-	return err
+	_, ended := w.sniffer.WaitFor(5*time.Second, func(f lab.Frame) bool {
+		s, ok := f.Segment()
+		return ok && (s.Flags&lab.RST != 0 || s.Flags&lab.FIN != 0 && s.Src.Port() == testbed.AppPort)
+	})
+	if !ended {
+		return errors.New("the stream that was opened before the agents does not end")
+	}
+	return nil
 }
 
 func (d *demo) secret() string {
