@@ -163,9 +163,8 @@ func (a *Agent) build(accessLog io.Writer) error {
 		if err := capture.Preflight(); err != nil {
 			return fmt.Errorf("this machine cannot capture pods: %w", err)
 		}
-		a.file = &mesh.File{Path: a.cfg.World.File, TrustDomain: a.cfg.TrustDomain, Logger: a.log.With("part", "mesh")}
-		if err := a.file.Load(a.store); err != nil {
-			return &ConfigError{Err: fmt.Errorf("world.file: %w", err)}
+		if a.file, err = loadWorld(a.cfg, a.store, a.log.With("part", "mesh")); err != nil {
+			return err
 		}
 	}
 
@@ -186,6 +185,26 @@ func (a *Agent) build(accessLog io.Writer) error {
 		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, Logger: a.log.With("part", "pods"),
 	})
 	return nil
+}
+
+// loadWorld reads the mesh file into store.
+func loadWorld(cfg Config, store *mesh.Store, log *slog.Logger) (*mesh.File, error) {
+	file := &mesh.File{Path: cfg.World.File, TrustDomain: cfg.TrustDomain, Logger: log}
+	if err := file.Load(store); err != nil {
+		return nil, &ConfigError{Err: fmt.Errorf("world.file:\n%w", err)} // a line for each mistake
+	}
+	return file, nil
+}
+
+// Check reports what keeps an agent from running with cfg, as far as files
+// tell: the configuration itself, and the mesh file that it names. The error is
+// a [*ConfigError].
+func Check(cfg Config) error {
+	if err := cfg.Validate(); err != nil || cfg.World.File == "" {
+		return err
+	}
+	_, err := loadWorld(cfg, mesh.NewStore(), slog.New(slog.DiscardHandler))
+	return err
 }
 
 func sameNode(s string) proxy.SameNode {

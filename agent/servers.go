@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -48,7 +49,7 @@ func (a *Agent) listenServers() (*servers, error) {
 		l, err := listen(want.addr)
 		if err != nil {
 			srv.close()
-			return nil, errors.Join(errors.New(want.name+" port"), err)
+			return nil, fmt.Errorf("%s port: %w", want.name, err)
 		}
 		srv.list = append(srv.list, httpServer{want.name, l, &http.Server{
 			Handler:           want.handler,

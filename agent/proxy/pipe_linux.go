@@ -8,7 +8,7 @@ import (
 
 // pipeSize is what a pipe is asked to hold, in bytes, and the most that one
 // splice(2) moves. The kernel may grant less.
-const pipeSize = 512 << 10
+const pipeSize = 1 << 20
 
 // pipe is the kernel buffer between the two halves of a splice.
 type pipe struct{ r, w int }

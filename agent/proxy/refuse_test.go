@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -300,5 +301,49 @@ func TestFlags(t *testing.T) {
 		if got := string(flagOf(tt.err)); got != tt.want {
 			t.Errorf("flag of %v: %s, want %s", tt.err, got, tt.want)
 		}
+	}
+}
+
+// TestPolicyChangeWhileDialling: a policy that changes between the check and
+// the answer is not missed.
+func TestPolicyChangeWhileDialling(t *testing.T) {
+	for _, name := range []string{"hbone", "local", "plaintext"} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			svc := l.service("server")
+			client, server := l.workload("client"), l.workload("server", svc)
+			l.apply()
+			n := l.node(func(c *Config) {
+				if name == "local" {
+					c.SameNode = SameNodeDirect
+				}
+			})
+			vip := netip.AddrPortFrom(svc.VIPs[0].Prefix.Addr(), 80)
+			dialling := make(chan struct{}, 1)
+			p := n.serve(client, vip)
+			to := n.serve(server, netip.AddrPortFrom(l.addr(), 80), func(pod *Pod) {
+				pod.DialApp = func(ctx context.Context, _ netip.Addr, dst netip.AddrPort) (*net.TCPConn, error) {
+					dialling <- struct{}{}
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+			})
+			if name == "plaintext" {
+				vip = to.inbound
+			}
+			refused := make(chan error, 1)
+			go func() { refused <- p.refused(vip) }()
+			<-dialling
+			nobody := allow("nobody", l.mesh.ID("default", "nobody"))
+			if err := l.store.Apply(mesh.Update{Policies: []policy.Policy{nobody}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-refused; !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the client saw %v, want a reset", err)
+			}
+			n.log.wait("the cut", map[string]any{
+				"direction": "inbound", "response_flags": "DENY", "error": "~connection closed due to policy change",
+			})
+		})
 	}
 }

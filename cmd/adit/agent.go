@@ -46,6 +46,9 @@ The configuration, with its defaults:
 				return err
 			}
 			if check {
+				if err := agent.Check(cfg); err != nil {
+					return err
+				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
 				return err
 			}
@@ -53,7 +56,7 @@ The configuration, with its defaults:
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration `file`")
-	cmd.Flags().BoolVar(&check, "check", false, "only check the configuration")
+	cmd.Flags().BoolVar(&check, "check", false, "only check the configuration and the mesh file it names")
 	return cmd
 }
 
