@@ -1,12 +1,11 @@
 package capture
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +14,7 @@ const tableName = "adit"
 
 // An owned table cannot be changed by anyone else while our socket lives, and persists when it dies. One
 // without the other will not do: a table that vanished with its agent would leave the pod uncaptured.
-const ownedFlags = nftables.TableFlagOwner | nftables.TableFlagPersist
+const ownedFlags = tableOwner | tablePersist
 
 // applyAttempts bounds how often a transaction is tried again because somebody else's came between.
 const applyAttempts = 8
@@ -26,27 +25,23 @@ var errTableOwned = errors.New("another process owns the table")
 // kernelTable is our table in one namespace, and what is known of it. It is not safe for concurrent use.
 type kernelTable struct {
 	netns *Netns
-	conn  *nftables.Conn // lasting: its port is the owner
-	flags nftables.TableFlags
+	nft   *nft // lasting: its port is the owner
+	flags uint32
 	gen   uint32      // of the namespace's ruleset when it was last seen to be right
 	sum   fingerprint // of the table as it was right after we wrote it
 }
 
 // openTable opens the connection that will own the namespace's table. The caller closes it.
 func openTable(n *Netns) (*kernelTable, error) {
-	var conn *nftables.Conn
-	err := control(n.file, func(fd int) (err error) {
-		conn, err = nftables.New(nftables.WithNetNSFd(fd), nftables.AsLasting())
-		return err
-	})
+	conn, err := dialNFT(n)
 	if err != nil {
 		return nil, nftError(n, "open nftables", err)
 	}
-	return &kernelTable{netns: n, conn: conn, flags: ownedFlags}, nil
+	return &kernelTable{netns: n, nft: conn, flags: ownedFlags}, nil
 }
 
 // close lets go of the table, which stays.
-func (k *kernelTable) close() error { return k.conn.CloseLasting() }
+func (k *kernelTable) close() error { return k.nft.close() }
 
 // apply makes the kernel's table t, in one transaction: there is no moment without rules.
 func (k *kernelTable) apply(t table) error {
@@ -91,115 +86,70 @@ func (k *kernelTable) remove() error {
 
 // exists tells whether a table of ours is there, whoever made it.
 func (k *kernelTable) exists() (bool, error) {
-	t, err := k.current()
+	t, err := k.nft.table(tableName)
 	return t != nil, err
-}
-
-func (k *kernelTable) current() (*nftables.Table, error) {
-	t, err := k.conn.ListTableOfFamily(tableName, nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	return t, err
 }
 
 // replace swaps the table for t, or for nothing, provided that nobody else changes the ruleset meanwhile. It
 // returns the generation that its transaction made.
 func (k *kernelTable) replace(t *table) (uint32, error) {
-	gen, err := k.conn.GetGen()
+	gen, err := k.nft.generation()
 	if err != nil {
 		return 0, err
 	}
-	old, err := k.current()
+	old, err := k.nft.table(tableName)
 	if err != nil {
 		return 0, err
 	}
 	if old == nil && t == nil {
-		return gen.ID, nil
+		return gen, nil
 	}
+	var msgs []netlink.Message
 	if old != nil {
-		if err := k.mayReplace(old); err != nil {
-			return 0, err
+		if old.flags&tableOwner != 0 && old.owner != 0 && old.owner != k.nft.port() {
+			return 0, fmt.Errorf("table inet %s: %w (netlink port %d): another agent serves this pod; stop it first",
+				tableName, errTableOwned, old.owner)
 		}
-		if old.Flags&nftables.TableFlagOwner != 0 {
+		present := table{Name: tableName}
+		if old.flags&tableOwner != 0 {
 			// Adding a table that lost its owner adopts it; only then may it be deleted.
-			k.conn.AddTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet, Flags: old.Flags &^ nftables.TableFlagDormant})
+			msgs = append(msgs, present.create(old.flags&^tableDormant))
 		}
-		k.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
+		msgs = append(msgs, present.delete())
 	}
 	if t != nil {
-		if err := k.add(*t); err != nil {
+		add, err := t.add(k.flags)
+		if err != nil {
 			return 0, err
 		}
+		msgs = append(msgs, add...)
 	}
-	if err := k.conn.FlushWithGenID(gen.ID); err != nil {
+	if err := k.nft.commit(gen, msgs); err != nil {
 		return 0, err
 	}
-	next := gen.ID + 1
+	next := gen + 1
 	if next == 0 { // the kernel skips it
 		next = 1
 	}
 	return next, nil
 }
 
-func (k *kernelTable) mayReplace(old *nftables.Table) error {
-	if old.Flags&nftables.TableFlagOwner == 0 || old.Owner == 0 {
-		return nil
-	}
-	own, err := k.conn.GetPortID()
-	if err != nil {
-		return err
-	}
-	if old.Owner != own {
-		return fmt.Errorf("table inet %s: %w (netlink port %d): another agent serves this pod; stop it first",
-			tableName, errTableOwned, old.Owner)
-	}
-	return nil
-}
-
-// add queues the messages that make the table.
-func (k *kernelTable) add(t table) error {
-	kt := k.conn.AddTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet, Flags: k.flags})
-	for _, s := range t.Sets {
-		if err := k.conn.AddSet(s.kernel(kt), s.elements); err != nil {
-			return fmt.Errorf("set %s: %w", s.name, err)
-		}
-	}
-	chains := make([]*nftables.Chain, len(t.Chains))
-	for i, c := range t.Chains {
-		kc := &nftables.Chain{Name: c.Name, Table: kt}
-		if c.Type != "" {
-			policy := nftables.ChainPolicyAccept
-			kc.Type, kc.Hooknum, kc.Policy = c.Type, c.Hook, &policy
-			kc.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority))
-		}
-		chains[i] = k.conn.AddChain(kc)
-	}
-	for i, c := range t.Chains {
-		for _, r := range c.Rules {
-			k.conn.AddRule(&nftables.Rule{Table: kt, Chain: chains[i], Exprs: r.exprs()})
-		}
-	}
-	return nil
-}
-
 // rejected sums the counters of the rules that reject.
 func (k *kernelTable) rejected() (packets uint64, err error) {
-	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-	for _, name := range []string{"in_guard", "in_syn"} {
-		rules, err := k.conn.GetRules(t, &nftables.Chain{Name: name, Table: t})
-		if errors.Is(err, unix.ENOENT) {
-			continue // not in every stage
-		} else if err != nil {
-			return 0, nftError(k.netns, "read counters", err)
-		}
-		for _, r := range rules {
-			rejects := slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { _, ok := e.(*expr.Reject); return ok })
-			for _, e := range r.Exprs {
-				if c, ok := e.(*expr.Counter); ok && rejects {
-					packets += c.Packets
-				}
+	rules, err := k.nft.dump(unix.NFT_MSG_GETRULE, attrs(text0(unix.NFTA_RULE_TABLE, tableName)))
+	if err != nil {
+		return 0, nftError(k.netns, "read counters", err)
+	}
+	for _, m := range rules {
+		counted, rejects := uint64(0), false
+		eachExpression(m, func(name string, data []byte) {
+			rejects = rejects || name == "reject"
+			if name == "counter" {
+				each(data, unix.NFTA_COUNTER_PACKETS, func(b []byte) { counted = binary.BigEndian.Uint64(b) })
 			}
+		})
+		if rejects {
+			packets += counted
 		}
 	}
 	return packets, nil

@@ -17,11 +17,11 @@ type fingerprint [sha256.Size]byte
 // intact tells whether the table is as we wrote it. Where nothing in the namespace's ruleset has changed
 // since the last look that costs one message.
 func (k *kernelTable) intact() (bool, error) {
-	gen, err := k.conn.GetGen()
+	gen, err := k.nft.generation()
 	if err != nil {
 		return false, nftError(k.netns, "ask for the ruleset's generation", err)
 	}
-	if gen.ID == k.gen {
+	if gen == k.gen {
 		return true, nil
 	}
 	sum, seen, err := k.read()
@@ -37,41 +37,32 @@ func (k *kernelTable) intact() (bool, error) {
 
 // read takes the table's fingerprint, and the generation at which it was that.
 func (k *kernelTable) read() (fingerprint, uint32, error) {
-	var conn *netlink.Conn
-	err := control(k.netns.file, func(fd int) (err error) {
-		conn, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
-		return err
-	})
-	if err != nil {
-		return fingerprint{}, 0, err
-	}
-	defer conn.Close()
 	// A dump is not a snapshot: it counts only if the ruleset was the same before and after.
 	for range applyAttempts {
-		before, err := k.conn.GetGen()
+		before, err := k.nft.generation()
 		if err != nil {
 			return fingerprint{}, 0, err
 		}
-		sum, err := readTable(conn)
+		sum, err := k.nft.fingerprint()
 		if err != nil {
 			return fingerprint{}, 0, err
 		}
-		after, err := k.conn.GetGen()
+		after, err := k.nft.generation()
 		if err != nil {
 			return fingerprint{}, 0, err
 		}
-		if before.ID == after.ID {
-			return sum, after.ID, nil
+		if before == after {
+			return sum, after, nil
 		}
 	}
 	return fingerprint{}, 0, fmt.Errorf("the ruleset kept changing while it was read: %w", unix.EINTR)
 }
 
-// readTable dumps chains, rules, sets and their elements. The library's parsed form leaves out expressions
+// fingerprint dumps chains, rules, sets and their elements. The library's parsed form leaves out expressions
 // that it does not know, so this works on the attributes themselves.
-func readTable(conn *netlink.Conn) (fingerprint, error) {
+func (c *nft) fingerprint() (fingerprint, error) {
 	var sum fingerprint
-	tables, err := dump(conn, unix.NFT_MSG_GETTABLE, nil)
+	tables, err := c.dump(unix.NFT_MSG_GETTABLE, nil)
 	if err != nil {
 		return sum, err
 	}
@@ -87,8 +78,8 @@ func readTable(conn *netlink.Conn) (fingerprint, error) {
 	if !found {
 		return sum, nil
 	}
-	inTable := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}}
-	chains, err := dump(conn, unix.NFT_MSG_GETCHAIN, nil)
+	inTable := text0(unix.NFTA_RULE_TABLE, tableName)
+	chains, err := c.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
 		return sum, err
 	}
@@ -97,7 +88,7 @@ func readTable(conn *netlink.Conn) (fingerprint, error) {
 			writeAttrs(h, m, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE, nftaChainFlags)
 		}
 	}
-	rules, err := dump(conn, unix.NFT_MSG_GETRULE, inTable)
+	rules, err := c.dump(unix.NFT_MSG_GETRULE, attrs(inTable))
 	if err != nil {
 		return sum, err
 	}
@@ -105,22 +96,22 @@ func readTable(conn *netlink.Conn) (fingerprint, error) {
 		writeAttrs(h, m, unix.NFTA_RULE_CHAIN)
 		writeExpressions(h, m)
 	}
-	if err := readSets(conn, h, inTable); err != nil {
+	if err := c.readSets(h, inTable); err != nil {
 		return sum, err
 	}
 	h.Sum(sum[:0])
 	return sum, nil
 }
 
-func readSets(conn *netlink.Conn, h hash.Hash, inTable []netlink.Attribute) error {
-	sets, err := dump(conn, unix.NFT_MSG_GETSET, inTable)
+func (c *nft) readSets(h hash.Hash, inTable netlink.Attribute) error {
+	sets, err := c.dump(unix.NFT_MSG_GETSET, attrs(inTable))
 	if err != nil {
 		return err
 	}
 	for _, m := range sets {
 		writeAttrs(h, m, unix.NFTA_SET_NAME, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN)
-		set := netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(nameOf(m, unix.NFTA_SET_NAME) + "\x00")}
-		elems, err := dump(conn, unix.NFT_MSG_GETSETELEM, append(slices.Clone(inTable), set))
+		set := text0(unix.NFTA_SET_ELEM_LIST_SET, nameOf(m, unix.NFTA_SET_NAME))
+		elems, err := c.dump(unix.NFT_MSG_GETSETELEM, attrs(inTable, set))
 		if err != nil {
 			return err
 		}
@@ -147,20 +138,23 @@ func readSets(conn *netlink.Conn, h hash.Hash, inTable []netlink.Attribute) erro
 
 // writeExpressions writes a rule's expressions without the counters' values.
 func writeExpressions(h hash.Hash, m netlink.Message) {
+	eachExpression(m, func(name string, data []byte) {
+		if name == "counter" {
+			data = nil
+		}
+		fmt.Fprintf(h, "%s %x\n", name, data)
+	})
+}
+
+// eachExpression calls f with the expressions of a rule in their order.
+func eachExpression(m netlink.Message, f func(name string, data []byte)) {
 	each(m.Data[4:], unix.NFTA_RULE_EXPRESSIONS, func(list []byte) {
 		each(list, unix.NFTA_LIST_ELEM, func(e []byte) {
 			var name string
-			for _, a := range attributes(e) {
-				switch a.Type {
-				case unix.NFTA_EXPR_NAME:
-					name = text(a.Data)
-					fmt.Fprintln(h, "expr", name)
-				case unix.NFTA_EXPR_DATA:
-					if name != "counter" {
-						fmt.Fprintf(h, "%x\n", a.Data)
-					}
-				}
-			}
+			var data []byte
+			each(e, unix.NFTA_EXPR_NAME, func(b []byte) { name = text(b) })
+			each(e, unix.NFTA_EXPR_DATA, func(b []byte) { data = b })
+			f(name, data)
 		})
 	})
 }
@@ -215,19 +209,4 @@ func nfHeader() []byte { return []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 
 
 func nftType(msg int) netlink.HeaderType {
 	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg)
-}
-
-func dump(conn *netlink.Conn, msg int, attrs []netlink.Attribute) ([]netlink.Message, error) {
-	body, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		return nil, err
-	}
-	all, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftType(msg), Flags: netlink.Request | netlink.Dump},
-		Data:   append(nfHeader(), body...),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(m netlink.Message) bool { return len(m.Data) < 4 }), nil
 }

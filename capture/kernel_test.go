@@ -2,7 +2,6 @@ package capture_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -125,7 +124,10 @@ func TestReplaceUnderLoad(t *testing.T) {
 	}()
 	calls := 1
 	for running := true; running; calls++ {
-		c := w.mustCall(fmt.Sprintf("call %d", calls), w.c, v4.port(w.b, appPort), v4.of(w.c))
+		c, err := w.call(w.c, nil, v4.port(w.b, appPort))
+		if err != nil {
+			t.Fatalf("call %d: %v (the agent's dials: %v, rejected by the kernel: %v)", calls, err, b.errors(), b.pod.Refused())
+		}
 		c.Close()
 		select {
 		case err := <-done:

@@ -69,6 +69,12 @@ func (r *repairs) find(kind capture.RepairKind) (capture.Repair, bool) {
 	return capture.Repair{}, false
 }
 
+func (r *repairs) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = nil
+}
+
 // watched enrols a pod and runs its reconciler, whose timer is far away: what it finds it was told of.
 func (w *world) watched(ns *lab.Namespace) (*agent, *repairs) {
 	w.t.Helper()
@@ -123,13 +129,15 @@ func TestTableRepaired(t *testing.T) {
 			w := newWorld(t)
 			b, r := w.watched(w.b)
 			w.must(b.pod.Unown())
-			w.must(w.tamper(w.b, do))
-			w.eventually("the repair is reported", func() bool { _, ok := r.find(capture.RepairTable); return ok })
-			got, _ := r.find(capture.RepairTable)
 			comm, _ := os.ReadFile("/proc/self/comm")
-			if got.Err != nil || got.PID == 0 || got.Comm != string(comm[:len(comm)-1]) {
-				t.Errorf("repair %+v; want no error and this process as its cause", got)
-			}
+			// What happens before Run listens is repaired too, but not known by its author.
+			w.eventually("the repair is reported, with this process as its cause", func() bool {
+				r.forget()
+				w.must(w.tamper(w.b, do))
+				w.eventually("the repair is reported", func() bool { _, ok := r.find(capture.RepairTable); return ok })
+				got, _ := r.find(capture.RepairTable)
+				return got.Err == nil && got.PID != 0 && got.Comm == string(comm[:len(comm)-1])
+			})
 			w.app(w.b, v4.port(w.b, appPort))
 			w.mustCall("after the repair", w.c, v4.port(w.b, appPort), v4.of(w.c))
 			b.wantOne("after the repair", capture.PortInbound, v4.of(w.c), v4.port(w.b, appPort))

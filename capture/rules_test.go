@@ -102,8 +102,8 @@ func TestIntervals(t *testing.T) {
 		contains := func(port uint16) bool {
 			inside := false
 			for _, e := range s.elements {
-				if string(e.Key) <= string(big16(port)) {
-					inside = !e.IntervalEnd
+				if string(e.key) <= string(big16(port)) {
+					inside = !e.end
 				}
 			}
 			return inside

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 )
 
 // set is a named set. Sets of addresses and ports hold intervals.
@@ -17,8 +16,14 @@ type set struct {
 	name     string
 	kind     nftables.SetDatatype
 	interval bool
-	elements []nftables.SetElement
+	elements []element
 	texts    []string
+}
+
+// element is a key of a set; in an interval set, where an interval starts, or the first key behind its end.
+type element struct {
+	key []byte
+	end bool
 }
 
 // span is an interval of keys, both ends included, in network order.
@@ -81,12 +86,12 @@ func intervals(name string, kind nftables.SetDatatype, spans []span, text func([
 	}
 	for i, sp := range merged {
 		if zero := make([]byte, kind.Bytes); i == 0 && slices.Compare(sp.first, zero) > 0 {
-			s.elements = append(s.elements, nftables.SetElement{Key: zero, IntervalEnd: true})
+			s.elements = append(s.elements, element{key: zero, end: true})
 		}
-		s.elements = append(s.elements, nftables.SetElement{Key: sp.first})
+		s.elements = append(s.elements, element{key: sp.first})
 		// An interval that reaches the last key has no end: nothing is behind it.
 		if end, over := increment(sp.last); !over {
-			s.elements = append(s.elements, nftables.SetElement{Key: end, IntervalEnd: true})
+			s.elements = append(s.elements, element{key: end, end: true})
 		}
 		t := text(sp.first)
 		if !slices.Equal(sp.first, sp.last) {
@@ -116,19 +121,10 @@ func linkSet(name string, links []string) set {
 	for _, link := range slices.Compact(links) {
 		key := make([]byte, 16)
 		copy(key, link)
-		s.elements = append(s.elements, nftables.SetElement{Key: key})
+		s.elements = append(s.elements, element{key: key})
 		s.texts = append(s.texts, fmt.Sprintf("%q", link))
 	}
 	return s
-}
-
-// kernel is the set for the library.
-func (s set) kernel(t *nftables.Table) *nftables.Set {
-	k := &nftables.Set{Table: t, Name: s.name, KeyType: s.kind, Interval: s.interval}
-	if s.kind.Name == nftables.TypeIFName.Name {
-		k.KeyByteOrder = binaryutil.NativeEndian
-	}
-	return k
 }
 
 func (s set) text(b *strings.Builder) {

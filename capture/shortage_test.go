@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -89,4 +90,29 @@ func TestListenerClose(t *testing.T) {
 	if err := pod.Drain(); err == nil {
 		t.Error("Drain works after Detach")
 	}
+}
+
+// An agent with many connections has no descriptor below 1024 left, which is all that select(2) can take.
+func TestManyDescriptors(t *testing.T) {
+	w := newWorld(t)
+	var held []int
+	defer func() {
+		for _, fd := range held {
+			_ = unix.Close(fd)
+		}
+	}()
+	for len(held) == 0 || held[len(held)-1] < 1100 {
+		fd, err := unix.FcntlInt(2, unix.F_DUPFD_CLOEXEC, 3)
+		if errors.Is(err, unix.EMFILE) {
+			t.Skip("the limit of open files is below 1100")
+		}
+		w.must(err)
+		held = append(held, fd)
+	}
+	b := w.enrol(w.b, capture.Rules{})
+	if got := b.pod.Verify(); len(got) != 0 {
+		t.Errorf("found %v", got)
+	}
+	w.must(b.pod.Drain())
+	w.must(b.pod.Remove())
 }

@@ -111,6 +111,7 @@ func newWorld(t testing.TB) *world {
 	w.must(w.ext.DefaultRoute(netip.MustParseAddr("2001:db8:5::1")))
 	w.must(w.node.Sysctl("net.ipv4.ip_forward", "1"))
 	w.must(w.node.Sysctl("net.ipv6.conf.all.forwarding", "1"))
+	w.must(w.lab.Settle())
 	return w
 }
 

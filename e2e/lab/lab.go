@@ -20,11 +20,12 @@ type Lab struct {
 	prefix  string
 	madeDir bool
 
-	mu     sync.Mutex // guards the fields below
-	spaces []*Namespace
-	procs  []*Process
-	sniffs []*Sniffer
-	closed bool
+	mu        sync.Mutex // guards the fields below
+	spaces    []*Namespace
+	procs     []*Process
+	sniffs    []*Sniffer
+	unsettled []func() error // each waits for an address to be usable
+	closed    bool
 }
 
 // New starts an empty lab. The prefix is put before every namespace name, so that two labs on one machine do
@@ -111,6 +112,20 @@ func (l *Lab) Veth(a *Namespace, aLink string, b *Namespace, bLink string) error
 		return err
 	}
 	return b.Up(bLink)
+}
+
+// Settle waits until the IPv6 addresses that were put on links that did not run yet can be used.
+func (l *Lab) Settle() error {
+	l.mu.Lock()
+	waits := l.unsettled
+	l.unsettled = nil
+	l.mu.Unlock()
+	for _, wait := range waits {
+		if err := wait(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close kills the processes that the lab started, waits for them, stops the sniffers and removes every

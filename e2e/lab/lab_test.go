@@ -43,6 +43,9 @@ func hosts(t *testing.T) (l *lab.Lab, a, b, sw *lab.Namespace) {
 			t.Fatal(err)
 		}
 	}
+	if err := l.Settle(); err != nil {
+		t.Fatal(err)
+	}
 	return l, a, b, sw
 }
 

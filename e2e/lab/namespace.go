@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -106,7 +107,8 @@ func (n *Namespace) Attach(bridge, link string) error {
 	return nil
 }
 
-// AddAddr adds an address with its prefix length to a link. IPv6 addresses are usable at once (no DAD).
+// AddAddr adds an address with its prefix length to a link. An IPv6 address is usable when it returns, without
+// a search for duplicates; on a link that does not run yet it will be some time after it does: see Lab.Settle.
 func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
 	li, err := n.link(link)
 	if err != nil {
@@ -119,7 +121,32 @@ func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
 	if err := n.handle.AddrAdd(li, a); err != nil {
 		return fmt.Errorf("lab: %s: add %s to %s: %w", n.name, addr, link, err)
 	}
+	if addr.Addr().Is4() {
+		return nil
+	}
+	if li.Attrs().RawFlags&unix.IFF_RUNNING != 0 {
+		return n.awaitLocal(addr.Addr())
+	}
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.lab.unsettled = append(n.lab.unsettled, func() error { return n.awaitLocal(addr.Addr()) })
 	return nil
+}
+
+// settleTime bounds the wait for the kernel to finish in the background what it was asked to do.
+const settleTime = 5 * time.Second
+
+// awaitLocal waits until the kernel takes packets for an address as its own: for IPv6 that is left to a worker.
+func (n *Namespace) awaitLocal(addr netip.Addr) error {
+	for deadline := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
+		routes, err := n.handle.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("lab: %s: address %s is not in use after %s; is its link running?", n.name, addr, settleTime)
+		}
+	}
 }
 
 // AddRoute adds a route. An invalid via makes dst on-link; an empty link lets the kernel choose by via.
