@@ -54,7 +54,7 @@ test: setup
 
 ## check: formatting, vet, staticcheck and the import rules
 check: setup
-	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	@bad=$$(gofmt -l .); \
 	if [[ -n $$bad ]]; then echo "not gofmt'd:"; echo "$$bad"; exit 1; fi
 	@$(GO) vet ./...
 	@$(GO) -C tools vet ./...
