@@ -65,8 +65,17 @@ type opened struct {
 
 // gate is a policy decision that can be made again.
 type gate struct {
-	self func() *mesh.Workload // the workload whose policies decide
+	pod  *servedPod     // whose policies decide
+	then *mesh.Workload // what it was when the connection came
 	in   policy.Connection
+}
+
+// self is the pod's workload as it is known now, or was.
+func (g *gate) self() *mesh.Workload {
+	if w := g.pod.Workload(); w != nil {
+		return w
+	}
+	return g.then
 }
 
 func (g *gate) check(s *mesh.Store) policy.Decision { return s.Policies(g.self()).Check(g.in) }

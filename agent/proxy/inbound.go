@@ -50,8 +50,8 @@ func (p *Proxy) admit(ctx context.Context, a arrival) (*admission, error) {
 		pod:  a.pod,
 		info: info,
 		gate: &gate{
-			self: func() *mesh.Workload { return current(a.pod, a.self) },
-			in:   policy.Connection{Source: a.peer, SourceAddr: a.src.Addr(), Destination: a.dst},
+			pod: a.pod, then: a.self,
+			in: policy.Connection{Source: a.peer, SourceAddr: a.src.Addr(), Destination: a.dst},
 		},
 	}
 	// Listed before it is checked: a policy that changes in between is seen by
@@ -114,14 +114,6 @@ func (p *Proxy) release(a *admission, sent, received int64, err error) {
 	p.conns.remove(a.live)
 }
 
-// current is what is known of the pod now, or was when the connection came.
-func current(pod *servedPod, then *mesh.Workload) *mesh.Workload {
-	if w := pod.Workload(); w != nil {
-		return w
-	}
-	return then
-}
-
 // infoOf gathers what telemetry may say about an arrival. The workload at the
 // source address counts only if it is who the certificate says.
 func (p *Proxy) infoOf(a arrival) telemetry.Info {
@@ -157,25 +149,32 @@ func (p *Proxy) serveHBONE(ctx context.Context, pod *servedPod, s *hbone.Stream)
 	}
 	defer pod.inflight.leave()
 
+	if adm := p.receive(ctx, pod, s); adm != nil {
+		adm.live.setOpen(adm.rec, func() (sent, received int64) { received, sent = s.Bytes(); return }, adm.app)
+		res, err := p.carryStream(adm.live, adm.app, s)
+		p.release(adm, res.FromStream, res.ToStream, err)
+	}
+}
+
+// receive lets a stream in and answers it, or refuses it and returns nil.
+func (p *Proxy) receive(ctx context.Context, pod *servedPod, s *hbone.Stream) *admission {
 	a, err := p.readArrival(ctx, pod, s)
 	if err != nil {
 		p.tel.Fail(p.infoOf(a), err, flagOf(err))
 		_ = s.Reject(statusOf(err))
-		return
+		return nil
 	}
 	adm, err := p.admit(ctx, a)
 	if err != nil {
 		_ = s.Reject(statusOf(err))
-		return
+		return nil
 	}
 	if err := s.Accept(hbone.Header{Name: "baggage", Value: baggageOf(a.self).String()}); err != nil {
 		reset(adm.app)
 		p.release(adm, 0, 0, fmt.Errorf("answer the peer: %w", err))
-		return
+		return nil
 	}
-	adm.live.setOpen(adm.rec, func() (sent, received int64) { received, sent = s.Bytes(); return }, adm.app)
-	res, err := p.carryStream(adm.live, adm.app, s)
-	p.release(adm, res.FromStream, res.ToStream, err)
+	return adm
 }
 
 // readArrival decides where in the pod a stream goes. The arrival is filled as
@@ -243,24 +242,33 @@ func statusOf(err error) int {
 }
 
 // serveInbound carries one captured plaintext connection to the pod's
-// application. It closes c. The source is nobody, whatever its address.
+// application. It closes c.
 func (p *Proxy) serveInbound(pod *servedPod, c *net.TCPConn, dst netip.AddrPort) {
-	ctx := pod.hard
-	self, err := p.workload(ctx, pod)
-	if err != nil {
-		p.log.Warn("refused a plaintext connection", "pod", pod.uid, "error", err)
-		reset(c)
-		return
+	if adm := p.receivePlaintext(pod, c, dst); adm != nil {
+		sent, received, err := p.carryTCP(adm.live, adm.rec, c, adm.app)
+		p.release(adm, sent, received, err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+}
+
+// receivePlaintext lets a plaintext connection in, or resets it and returns nil.
+// Its source is nobody, whatever its address.
+func (p *Proxy) receivePlaintext(pod *servedPod, c *net.TCPConn, dst netip.AddrPort) *admission {
+	a := arrival{pod: pod, self: new(mesh.Workload), mode: "tcp", src: addrPort(c.RemoteAddr()), dst: dst}
+	self, err := p.workload(pod.hard, pod)
+	if err != nil {
+		p.tel.Fail(p.infoOf(a), err, flagOf(err))
+		reset(c)
+		return nil
+	}
+	a.self = self
+	ctx, cancel := context.WithCancelCause(pod.hard)
 	defer cancel(nil)
 	stop := watchReset(c, func() { cancel(errClientGone) })
-	adm, err := p.admit(ctx, arrival{pod: pod, self: self, mode: "tcp", src: addrPort(c.RemoteAddr()), dst: dst})
+	adm, err := p.admit(ctx, a)
 	stop()
 	if err != nil {
 		reset(c)
-		return
+		return nil
 	}
-	sent, received, err := p.carryTCP(adm.live, adm.rec, c, adm.app)
-	p.release(adm, sent, received, err)
+	return adm
 }

@@ -29,37 +29,57 @@ func agentPort(port uint16) bool {
 // serveOutbound carries one captured connection from the pod's application to
 // dst. It closes c.
 func (p *Proxy) serveOutbound(pod *servedPod, c *net.TCPConn, dst netip.AddrPort) {
+	live := &conn{pod: pod}
+	p.conns.add(pod.hard, live)
+	defer p.conns.remove(live)
+	// What deciding and dialling needed of the stack is free again while the
+	// connection lives, which may be days: 4 KiB a side instead of 8, measured.
+	if o := p.openOutbound(live, c, dst); o.rec != nil {
+		p.carryOutbound(live, c, o)
+	}
+}
+
+// outbound is a connection that has been dialled: one of the three ways.
+type outbound struct {
+	rec      *telemetry.Record // nil if it could not be
+	stream   *hbone.Stream
+	delivery *admission
+	tcp      *net.TCPConn
+}
+
+func (p *Proxy) openOutbound(live *conn, c *net.TCPConn, dst netip.AddrPort) outbound {
 	info := telemetry.Info{
 		Reporter:        telemetry.Source,
 		SourceAddr:      addrPort(c.RemoteAddr()),
 		DestinationAddr: dst,
 		Mode:            "passthrough",
 	}
-	live := &conn{pod: pod, info: info}
-	p.conns.add(pod.hard, live)
-	defer p.conns.remove(live)
-
+	live.setInfo(info)
 	up, err := p.open(live, c, info)
 	if err != nil {
 		p.fail(live, up.info, err)
 		reset(c)
-		return
+		return outbound{}
 	}
 	live.setInfo(up.info)
-	rec := p.tel.Open(up.info)
+	return outbound{rec: p.tel.Open(up.info), stream: up.stream, delivery: up.delivery, tcp: up.tcp}
+}
+
+func (p *Proxy) carryOutbound(live *conn, c *net.TCPConn, o outbound) {
 	var sent, received int64
+	var err error
 	switch {
-	case up.stream != nil:
-		live.setOpen(rec, up.stream.Bytes, c)
+	case o.stream != nil:
+		live.setOpen(o.rec, o.stream.Bytes, c)
 		var res hbone.SpliceResult
-		res, err = p.carryStream(live, c, up.stream)
+		res, err = p.carryStream(live, c, o.stream)
 		sent, received = res.ToStream, res.FromStream
-	case up.delivery != nil:
-		sent, received, err = p.carryLocal(live, rec, c, up.delivery)
+	case o.delivery != nil:
+		sent, received, err = p.carryLocal(live, o.rec, c, o.delivery)
 	default:
-		sent, received, err = p.carryTCP(live, rec, c, up.tcp)
+		sent, received, err = p.carryTCP(live, o.rec, c, o.tcp)
 	}
-	rec.Close(sent, received, err, endFlag(err))
+	o.rec.Close(sent, received, err, endFlag(err))
 }
 
 // open decides where the connection goes and dials it. While it does, a client
