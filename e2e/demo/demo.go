@@ -69,7 +69,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color}, files: testbed.Files{Dir: o.Dir}, began: time.Now()}
+	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color, ended: func() bool { return ctx.Err() != nil }}, files: testbed.Files{Dir: o.Dir}, began: time.Now()}
 	defer func() { err = d.cleanUp(ctx, l, err) }()
 	if d.Network, err = testbed.Build(l); err != nil {
 		return err

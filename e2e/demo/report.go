@@ -12,6 +12,7 @@ import (
 type report struct {
 	out    io.Writer
 	color  bool
+	ended  func() bool // nil-able: the run was interrupted, and nothing counts any more
 	steps  int
 	passed int
 	failed int
@@ -52,6 +53,9 @@ func (r *report) does(format string, args ...any) {
 
 // check states a claim and the evidence for it, or against it.
 func (r *report) check(ok bool, claim, format string, args ...any) {
+	if r.ended != nil && r.ended() {
+		return
+	}
 	mark := r.paint(green, "✓")
 	if ok {
 		r.passed++

@@ -17,8 +17,8 @@ func (p Permanent) Unwrap() error { return p.Err }
 
 // Poll calls f until it returns nil or a [Permanent] error, or patience ends.
 // The last error says what was missing.
-func Poll(ctx context.Context, patience time.Duration, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func Poll(parent context.Context, patience time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(parent, patience)
 	defer cancel()
 	for {
 		err := f()
@@ -28,6 +28,9 @@ func Poll(ctx context.Context, patience time.Duration, f func() error) error {
 		}
 		select {
 		case <-ctx.Done():
+			if parent.Err() != nil {
+				return parent.Err()
+			}
 			return fmt.Errorf("%w (waited %s)", err, patience)
 		case <-time.After(10 * time.Millisecond):
 		}

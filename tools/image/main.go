@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -51,7 +52,7 @@ func write(binary, tag, out string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %s %s\n", out, ref, digest)
+	fmt.Printf("%s: %s %s\n", filepath.Base(out), ref, digest)
 	return nil
 }
 
