@@ -104,7 +104,11 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	d.line(d.paint(green, fmt.Sprintf("all %d claims held", d.passed)) + fmt.Sprintf(" (%s)", took))
 	if d.Keep {
-		d.invite()
+		pcap, err := d.writePcap()
+		if err != nil {
+			return err
+		}
+		d.invite(pcap)
 		<-ctx.Done()
 		d.line("")
 	}
@@ -184,22 +188,29 @@ func (d *demo) explain(err error) {
 	}
 	d.line("")
 	d.line("kept in " + d.Dir + ": configuration, agent logs, access logs")
-	if d.whole == nil {
-		return
-	}
-	path := filepath.Join(d.Dir, "link.pcap")
-	f, err := os.Create(path)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	if d.whole.sniffer.WritePcap(f) == nil {
+	if path, err := d.writePcap(); err == nil {
 		d.line("the link's packets are in " + path)
 	}
 }
 
+// writePcap ends the capture of the link and puts it where tcpdump and
+// Wireshark can read it.
+func (d *demo) writePcap() (path string, err error) {
+	if d.whole == nil {
+		return "", errors.New("nothing was captured")
+	}
+	if err := d.whole.sniffer.Close(); err != nil {
+		return "", err
+	}
+	f, err := os.Create(filepath.Join(d.Dir, "link.pcap"))
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), errors.Join(d.whole.sniffer.WritePcap(f), f.Close())
+}
+
 // invite prints what to try while everything is up.
-func (d *demo) invite() {
+func (d *demo) invite(pcap string) {
 	self := d.Binary
 	for _, l := range []string{
 		"",
@@ -222,6 +233,7 @@ func (d *demo) invite() {
 		fmt.Sprintf("  %s demo get node-a %s/connections", self, testbed.AdminURL),
 		fmt.Sprintf("  %s demo get node-b %s", self, testbed.MetricsURL),
 		"",
+		"what crossed the link, for tcpdump and Wireshark: " + pcap,
 	} {
 		d.line(l)
 	}
