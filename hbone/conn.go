@@ -265,6 +265,7 @@ func (c *conn) close() {
 func (c *conn) open(r *Request) (*Stream, error) {
 	block := appendConnect(make([]byte, 0, 256), r)
 	s := newStream(c)
+	s.req = *r
 	c.mu.Lock()
 	if c.err != nil || c.draining || uint32(len(c.streams)) >= c.maxStreams {
 		c.mu.Unlock()

@@ -92,15 +92,13 @@ const openTries = 3
 // are *DialError (this end could not), which wraps *StatusError where the peer
 // refused. The caller closes the stream.
 func (p *Pool) Dial(ctx context.Context, t Target, r Request) (*Stream, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.DialTimeout, errDialTimeout)
-	defer cancel()
+	deadline := time.Now().Add(p.cfg.DialTimeout)
 	for try := 1; ; try++ {
-		s, err := p.open(ctx, t, &r)
+		s, err := p.open(ctx, deadline, t, &r)
 		if err != nil {
 			return nil, err
 		}
-		s.req = &r
-		if err = s.awaitAnswer(ctx); err == nil {
+		if err = s.awaitAnswer(ctx, deadline); err == nil {
 			return s, nil
 		}
 		s.reset(http2.ErrCodeCancel, errStreamClosed)
@@ -132,7 +130,7 @@ func notBegun(err error) bool {
 }
 
 // open sends the CONNECT on a tunnel that has room, and opens one if none has.
-func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) {
+func (p *Pool) open(ctx context.Context, deadline time.Time, t Target, r *Request) (*Stream, error) {
 	for {
 		p.mu.Lock()
 		if p.closed {
@@ -168,15 +166,22 @@ func (p *Pool) open(ctx context.Context, t Target, r *Request) (*Stream, error) 
 		}
 		d.waiters++
 		p.mu.Unlock()
-
-		select {
-		case <-d.done:
-			if d.err != nil {
-				return nil, d.err
-			}
-		case <-ctx.Done():
-			return nil, &DialError{p.leave(g, d, context.Cause(ctx)), context.Cause(ctx)}
+		if err := p.await(ctx, deadline, g, d); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// await waits for a dial that the caller has been counted as a waiter of.
+func (p *Pool) await(ctx context.Context, deadline time.Time, g *group, d *dialing) error {
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errDialTimeout)
+	defer cancel()
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		cause := context.Cause(ctx)
+		return &DialError{p.leave(g, d, cause), cause}
 	}
 }
 

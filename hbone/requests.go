@@ -58,7 +58,7 @@ func (r *reader) request(f *http2.MetaHeadersFrame, id uint32) error {
 	if f.Truncated {
 		return r.refuse(id, 431, f.StreamEnded())
 	}
-	req := new(Request)
+	var req Request
 	var method string
 	bad := false
 	for _, h := range f.Fields {

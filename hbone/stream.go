@@ -25,7 +25,7 @@ import (
 type Stream struct {
 	c      *conn
 	id     uint32
-	req    *Request
+	req    Request
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -82,7 +82,7 @@ func newStream(c *conn) *Stream {
 }
 
 // Request is the CONNECT request.
-func (s *Stream) Request() *Request { return s.req }
+func (s *Stream) Request() *Request { return &s.req }
 
 // ResponseHeader is the header of the peer's 200 (client only).
 func (s *Stream) ResponseHeader() []Header {
@@ -160,23 +160,29 @@ func (s *Stream) answered(status int, hs []Header) bool {
 }
 
 // awaitAnswer waits for the peer's answer to a CONNECT.
-func (s *Stream) awaitAnswer(ctx context.Context) error {
+func (s *Stream) awaitAnswer(ctx context.Context, deadline time.Time) error {
+	wake := func() {
+		s.mu.Lock()
+		s.recvCond.Broadcast()
+		s.mu.Unlock()
+	}
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() {
-			s.mu.Lock()
-			s.recvCond.Broadcast()
-			s.mu.Unlock()
-		})
+		stop := context.AfterFunc(ctx, wake)
 		defer stop()
 	}
+	timer := time.AfterFunc(time.Until(deadline), wake)
+	defer timer.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.status == 0 {
 		if s.recvErr != nil {
 			return s.recvErr
 		}
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if !time.Now().Before(deadline) {
+			return errDialTimeout
 		}
 		s.recvCond.Wait()
 	}
