@@ -165,6 +165,10 @@ func (c *conn) setOpen(rec *telemetry.Record, bytes func() (sent, received int64
 	c.mu.Unlock()
 }
 
+// lostAfter is how long whoever reads a connection has to notice its error,
+// which only one can take.
+const lostAfter = 2 * sweepInterval
+
 // sweep reports the bytes so far to telemetry, and cuts the connections that
 // have ended in one direction and been silent for idle in the other: their peer
 // is gone, or has forgotten them.
@@ -188,9 +192,14 @@ func (c *conn) sweep(now time.Time, idle time.Duration) {
 	}
 	for _, leg := range c.open.legs {
 		switch tcpState(leg) {
-		case tcpClose: // nobody reads the direction that has ended, so nobody noticed
-			c.cancel(errLost)
-			return
+		case tcpClose:
+			// Nobody reads a direction that has ended, so its reset may have
+			// gone unnoticed. Or both directions have ended and their bytes
+			// are still on the way to a slow reader: then there is no error.
+			if now.Sub(c.moved) >= lostAfter && socketError(leg) != nil {
+				c.cancel(errLost)
+				return
+			}
 		case tcpCloseWait, tcpFinWait1, tcpFinWait2:
 			if now.Sub(c.moved) >= idle {
 				c.cancel(fmt.Errorf("%w for %s", errHalfCloseIdle, idle))

@@ -65,11 +65,66 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
+// TestSlowReaderAtTheEnd: bytes that are on their way when both ends have ended
+// their directions arrive, however late they are read.
+func TestSlowReaderAtTheEnd(t *testing.T) {
+	answer := data(512<<10, 9)
+	app := func(c *net.TCPConn) {
+		_, _ = io.ReadAll(c)
+		_, _ = c.Write(answer)
+	}
+	ways(t, func(c *Config) { c.HalfCloseIdle = time.Hour }, app, func(t *testing.T, w *way) {
+		c := w.dial()
+		_ = c.SetReadBuffer(4 << 10)
+		_ = c.CloseWrite()
+		for range 50 { // no condition to wait for: nothing may happen
+			w.sweepLater()
+			time.Sleep(5 * time.Millisecond)
+		}
+		if got, err := io.ReadAll(c); err != nil || sum(got) != sum(answer) {
+			t.Errorf("read %d of %d bytes, %v", len(got), len(answer), err)
+		}
+	})
+}
+
+// sweepLater is a sweep now and the next one that would find a connection lost.
+func (w *way) sweepLater() {
+	for _, n := range []*node{w.source, w.dest} {
+		n.conns.sweep(time.Now(), time.Hour)
+		n.conns.sweep(time.Now().Add(lostAfter), time.Hour)
+	}
+}
+
+// TestLostAfterHalfClose: a client that half-closes and is then reset while its
+// server is silent is noticed by the sweep.
+func TestLostAfterHalfClose(t *testing.T) {
+	app := func(c *net.TCPConn) {
+		_, _ = c.Write([]byte{1})
+		_, _ = io.ReadAll(c)
+		for tcpState(c) != tcpClose { // until it is reset in turn
+			time.Sleep(time.Millisecond)
+		}
+	}
+	ways(t, nil, app, func(t *testing.T, w *way) {
+		c := w.dial()
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.CloseWrite()
+		reset(c) // without a word: nobody reads this side any more
+		eventually(t, "the connection is given up", func() bool {
+			w.sweepLater()
+			return w.source.Live(w.client.w.UID)+w.dest.Live(w.server.w.UID) == 0
+		})
+	})
+}
+
 // TestConcurrent: a thousand connections at a time, each with its own bytes,
 // and nothing is left of them.
 func TestConcurrent(t *testing.T) {
 	const connections = 1000
-	ways(t, nil, echo, func(t *testing.T, w *way) {
+	patient := func(c *Config) { c.DialTimeout = time.Minute } // a loaded machine with the race detector
+	ways(t, patient, echo, func(t *testing.T, w *way) {
 		roundTrip(t, w.dial()) // the tunnel stays; it is not of any connection
 		eventually(t, "the first connection is over", func() bool { return openFiles(t) > 0 })
 		files := openFiles(t)
@@ -95,7 +150,13 @@ func TestConcurrent(t *testing.T) {
 			}
 		}
 		if failed > 0 {
-			t.Errorf("%d of %d connections failed", failed, connections)
+			reasons := make(map[string]int)
+			for _, line := range append(w.source.log.all(), w.dest.log.all()...) {
+				if line["error"] != nil {
+					reasons[fmt.Sprint(line["direction"], ": ", line["error"])]++
+				}
+			}
+			t.Errorf("%d of %d connections failed: %v", failed, connections, reasons)
 		}
 		pipes := w.source.pipes.unused() + w.dest.pipes.unused()
 		eventually(t, "descriptors are closed", func() bool {

@@ -27,6 +27,24 @@ func tcpState(c *net.TCPConn) int {
 	return state
 }
 
+// socketError takes the pending error of the connection.
+func socketError(c *net.TCPConn) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var pending error
+	err = rc.Control(func(fd uintptr) {
+		if code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && code != 0 {
+			pending = unix.Errno(code)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return pending
+}
+
 func tcpStateOf(fd int) int {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
