@@ -104,12 +104,51 @@ func (k *kernelTable) replace(t *table) (uint32, error) {
 	if old == nil && t == nil {
 		return gen, nil
 	}
+	if old != nil && old.flags&tableOwner != 0 && old.owner != 0 && old.owner != k.nft.port() {
+		return 0, fmt.Errorf("table inet %s: %w (netlink port %d): another agent serves this pod; stop it first",
+			tableName, errTableOwned, old.owner)
+	}
+	err = errNotInPlace
+	if old != nil && t != nil && old.flags&^tableDormant == k.flags {
+		err = k.rewrite(gen, *t)
+	}
+	if err != nil && !errors.Is(err, unix.ERESTART) && !errors.Is(err, unix.ENOBUFS) {
+		err = k.exchange(gen, old, t)
+	}
+	if err != nil {
+		return 0, err
+	}
+	next := gen + 1
+	if next == 0 { // the kernel skips it
+		next = 1
+	}
+	return next, nil
+}
+
+// errNotInPlace says that a table cannot be rewritten, only exchanged.
+var errNotInPlace = errors.New("not in place")
+
+// rewrite gives the table new contents and leaves its chains hooked. To exchange the table would do, but for an
+// instant: a packet can pass the new chain, which stands first, before the kernel switches, and the old one,
+// which then is empty, after; a connection that began there would leave uncaptured.
+func (k *kernelTable) rewrite(gen uint32, t table) error {
+	stale, err := k.nft.stale(t)
+	if err != nil {
+		return err
+	}
+	add, err := t.add(k.flags)
+	if err != nil {
+		return err
+	}
+	// The table comes first: if it was orphaned this adopts it. What is stale goes before what is new.
+	msgs := append([]netlink.Message{add[0]}, stale...)
+	return k.nft.commit(gen, append(msgs, add[1:]...))
+}
+
+// exchange deletes the table that is there, if any, and adds t, if any.
+func (k *kernelTable) exchange(gen uint32, old *tableInfo, t *table) error {
 	var msgs []netlink.Message
 	if old != nil {
-		if old.flags&tableOwner != 0 && old.owner != 0 && old.owner != k.nft.port() {
-			return 0, fmt.Errorf("table inet %s: %w (netlink port %d): another agent serves this pod; stop it first",
-				tableName, errTableOwned, old.owner)
-		}
 		present := table{Name: tableName}
 		if old.flags&tableOwner != 0 {
 			// Adding a table that lost its owner adopts it; only then may it be deleted.
@@ -120,18 +159,11 @@ func (k *kernelTable) replace(t *table) (uint32, error) {
 	if t != nil {
 		add, err := t.add(k.flags)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		msgs = append(msgs, add...)
 	}
-	if err := k.nft.commit(gen, msgs); err != nil {
-		return 0, err
-	}
-	next := gen + 1
-	if next == 0 { // the kernel skips it
-		next = 1
-	}
-	return next, nil
+	return k.nft.commit(gen, msgs)
 }
 
 // rejected sums the counters of the rules that reject.

@@ -33,6 +33,17 @@ func (p *Pod) Reapply() error {
 	return p.table.apply(ruleset(p.rules, p.stage))
 }
 
+// Rewrite replaces the table in place, and only in place.
+func (p *Pod) Rewrite() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gen, err := p.table.nft.generation()
+	if err != nil {
+		return err
+	}
+	return p.table.rewrite(gen, ruleset(p.rules, p.stage))
+}
+
 // DropSocketMatch loads the table with R2 as one would first write it.
 func (p *Pod) DropSocketMatch() error {
 	p.mu.Lock()

@@ -206,6 +206,36 @@ func (t table) add(flags uint32) ([]netlink.Message, error) {
 	return msgs, nil
 }
 
+// stale returns the messages that empty the table that is there, but for chains and sets that t has too.
+func (c *nft) stale(t table) ([]netlink.Message, error) {
+	name := text0(unix.NFTA_TABLE_NAME, t.Name)
+	msgs := []netlink.Message{message(unix.NFT_MSG_DELRULE, 0, attrs(name))}
+	chains, err := c.dump(unix.NFT_MSG_GETCHAIN, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range chains {
+		gone := nameOf(m, unix.NFTA_CHAIN_NAME)
+		if nameOf(m, unix.NFTA_CHAIN_TABLE) == t.Name && !slices.ContainsFunc(t.Chains, func(x chain) bool { return x.Name == gone }) {
+			msgs = append(msgs, message(unix.NFT_MSG_DELCHAIN, 0, attrs(name, text0(unix.NFTA_CHAIN_NAME, gone))))
+		}
+	}
+	sets, err := c.dump(unix.NFT_MSG_GETSET, attrs(name))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range sets {
+		there := nameOf(m, unix.NFTA_SET_NAME)
+		if slices.ContainsFunc(t.Sets, func(x set) bool { return x.name == there }) {
+			// Without elements this deletes all of them.
+			msgs = append(msgs, message(unix.NFT_MSG_DELSETELEM, 0, attrs(name, text0(unix.NFTA_SET_ELEM_LIST_SET, there))))
+		} else {
+			msgs = append(msgs, message(unix.NFT_MSG_DELSET, 0, attrs(name, text0(unix.NFTA_SET_NAME, there))))
+		}
+	}
+	return msgs, nil
+}
+
 // create adds the table itself, or adopts one that has lost its owner.
 func (t table) create(flags uint32) netlink.Message {
 	return message(unix.NFT_MSG_NEWTABLE, netlink.Create, attrs(text0(unix.NFTA_TABLE_NAME, t.Name), be32(unix.NFTA_TABLE_FLAGS, flags)))

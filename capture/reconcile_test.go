@@ -3,6 +3,7 @@ package capture_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -243,5 +244,27 @@ func TestRunEndsWithThePod(t *testing.T) {
 		w.must(err)
 	case <-time.After(patience):
 		t.Error("Run goes on after Detach")
+	}
+}
+
+// What this kernel should do without exchanging the table, and what comes of it.
+func TestRewriteInPlace(t *testing.T) {
+	w := newWorld(t)
+	b := w.enrol(w.b, capture.Rules{
+		SkipInboundPorts:  []capture.PortRange{capture.Port(22), {First: 9000, Last: 9100}},
+		SkipOutbound:      []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+		VirtualInterfaces: []string{"tap0"},
+	})
+	for range 3 {
+		w.must(b.pod.Rewrite())
+		// The rewritten table is the one that was first written, or the fingerprints would differ.
+		if got := b.pod.Verify(); len(got) != 0 {
+			t.Fatalf("a rewritten table is not the same: %v", got)
+		}
+	}
+	w.must(b.pod.Drain())
+	w.must(b.pod.Rewrite())
+	if got := b.pod.Verify(); len(got) != 0 {
+		t.Errorf("a rewritten draining table is not the same: %v", got)
 	}
 }

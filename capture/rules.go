@@ -79,9 +79,9 @@ func ruleset(r Rules, s stage) table {
 		// A mark changed in a chain of type route makes the kernel look up the route again.
 		chain{Name: "out_route", Type: route, Hook: output, Priority: -150, Rules: []rule{
 			// R9: mode A. Remember the agent's connections to the app under a client's address.
-			{oif(is, lo), mark(is, MarkAgent), ctState(ctNew), fib("saddr", not, rtnLocal), setCtMark(MarkAppLeg)},
+			{oif(is, lo), mark(MarkAgent), ctState(ctNew), fib("saddr", not, rtnLocal), setCtMark(MarkAppLeg)},
 			// R10: the app's replies to them go back over lo; the client's address would route them to the wire.
-			{ctDirection(dirReply), ctMark(is, MarkAppLeg), setMark(MarkAppLeg)},
+			{ctDirection(dirReply), ctMark(MarkAppLeg), setMark(MarkAppLeg)},
 		}},
 	)
 	t.Chains = append(t.Chains, natInbound(r, s), natOutbound(r, s))
@@ -143,15 +143,15 @@ func untracked(r Rules) []chain {
 	}
 	out.Rules = []rule{
 		// R4: mode B. Both directions between agent and app carry the mark.
-		{mark(is, MarkAppLeg), oif(is, lo), notrack()},
+		{mark(MarkAppLeg), oif(is, lo), notrack()},
 		// R5: pairs with R1; accepted sockets inherit the listener's mark.
-		{mark(is, MarkAgent), oif(not, lo), sport(tcp, is, PortHBONE), notrack()},
+		{mark(MarkAgent), oif(not, lo), sport(tcp, is, PortHBONE), notrack()},
 		// R6: pairs with R2. Replies of our redirected ports stay tracked even toward a client on port 15008.
-		{mark(is, MarkAgent), oif(not, lo), dport(tcp, PortHBONE), sportNotIn("own_port"), notrack()},
+		{mark(MarkAgent), oif(not, lo), dport(tcp, PortHBONE), sportNotIn("own_port"), notrack()},
 	}
 	if r.DNS {
 		// R7: the DNS proxy's query may use the port that the app used, and must not meet its NAT entry.
-		out.Rules = append(out.Rules, rule{mark(is, MarkAgent), oif(not, lo), dport(udp, 53), notrack()})
+		out.Rules = append(out.Rules, rule{mark(MarkAgent), oif(not, lo), dport(udp, 53), notrack()})
 	}
 	return []chain{pre, out}
 }
@@ -199,7 +199,7 @@ func natOutbound(r Rules, s stage) chain {
 	}
 	c.Rules = []rule{
 		// R20: the agent's own sockets.
-		{mark(is, MarkAgent), count(), accept()},
+		{mark(MarkAgent), count(), accept()},
 		// R21: 127/8, ::1 and the pod's own addresses.
 		{oif(is, lo), accept()},
 	}

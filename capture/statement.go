@@ -185,9 +185,9 @@ func flags(s sense) statement {
 	}}
 }
 
-func mark(s sense, m uint32) statement {
+func mark(m uint32) statement {
 	return statement{text: fmt.Sprintf("meta mark & 0x%08x == 0x%08x", MarkMask, m),
-		exprs: []expr.Any{load(expr.MetaKeyMARK), mask(MarkMask, 0), compare(s, native(m))}}
+		exprs: []expr.Any{load(expr.MetaKeyMARK), mask(MarkMask, 0), compare(is, native(m))}}
 }
 
 func socketMark(m uint32) statement {
@@ -197,9 +197,9 @@ func socketMark(m uint32) statement {
 
 func ctLoad(key expr.CtKey) expr.Any { return &expr.Ct{Key: key, Register: 1} }
 
-func ctMark(s sense, m uint32) statement {
+func ctMark(m uint32) statement {
 	return statement{text: fmt.Sprintf("ct mark & 0x%08x == 0x%08x", MarkMask, m),
-		exprs: []expr.Any{ctLoad(expr.CtKeyMARK), mask(MarkMask, 0), compare(s, native(m))}}
+		exprs: []expr.Any{ctLoad(expr.CtKeyMARK), mask(MarkMask, 0), compare(is, native(m))}}
 }
 
 const (
