@@ -67,7 +67,6 @@ type conn struct {
 	idleSince  time.Time
 	tick       *time.Timer
 	pingSent   time.Time // zero = none outstanding
-	pingTries  int
 }
 
 // newConn makes a tunnel of a TLS connection whose handshake is done.
@@ -121,7 +120,7 @@ func (c *conn) hello() {
 	}
 	first = appendWindowUpdate(first, 0, c.opt.tunnelWindow-defaultWindow)
 	c.w.mu.Lock()
-	c.w.prio = append(c.w.prio, first...)
+	c.w.prio = append(c.w.frames(), first...)
 	c.w.mu.Unlock()
 	c.mu.Lock()
 	c.scheduleLocked()
@@ -281,7 +280,7 @@ func (c *conn) open(r *Request) (*Stream, error) {
 	// Ids must grow on the wire: taking one and taking a place in the line are one step.
 	c.w.mu.Lock()
 	s.credit = c.w.initial
-	c.w.prio = appendHeaders(c.w.prio, s.id, block, false)
+	c.w.prio = appendHeaders(c.w.frames(), s.id, block, false)
 	c.mu.Unlock()
 	c.w.writeOrLeaveLocked()
 	return s, nil

@@ -18,7 +18,6 @@ var (
 
 	errStreamClosed = errors.New("hbone: stream closed")
 	errAnswered     = errors.New("hbone: stream answered already")
-	errNotAccepted  = errors.New("hbone: stream used before Accept")
 )
 
 // Phase says how far a dial got before it failed.
@@ -113,16 +112,6 @@ type connError struct {
 
 func (e connError) Error() string {
 	return fmt.Sprintf("hbone: connection error %v: %s", e.Code, e.Reason)
-}
-
-// streamError ends one stream: RST_STREAM with Code goes to the peer.
-type streamError struct {
-	ID   uint32
-	Code http2.ErrCode
-}
-
-func (e streamError) Error() string {
-	return fmt.Sprintf("hbone: stream %d error %v", e.ID, e.Code)
 }
 
 func isTimeout(err error) bool {

@@ -121,12 +121,14 @@ func (s *Stream) advanceLocked() {
 	}
 	s.eof = true
 	s.mu.Unlock()
-	// A socket that has sent its end and was then reset, because its owner had
-	// closed it, is not connected any more. It has taken every byte: both
-	// directions have come to their end.
-	if err := k.conn.CloseWrite(); err != nil && !(errors.Is(err, syscall.ENOTCONN) && k.sourceDone()) {
-		s.sinkFailed(err, true)
-		return
+	// With its own end seen, the socket is simply closed. If its owner has closed
+	// it with bytes unread it has been reset by now; it took every byte all the
+	// same, and both directions have come to their end.
+	if !k.sourceDone() {
+		if err := k.conn.CloseWrite(); err != nil && !(errors.Is(err, syscall.ENOTCONN) && k.sourceDone()) {
+			s.sinkFailed(err, true)
+			return
+		}
 	}
 	s.mu.Lock()
 	s.recvDone = true

@@ -56,7 +56,7 @@ type Stream struct {
 	credit    int64
 	roomHeld  int
 	roomWant  int
-	inBulk    int // buffers waiting for the wire
+	queued    int // buffers waiting for the wire
 	prioGen   uint64
 	waiting   bool // in writer.waiters
 	starved   bool // in writer.starved
@@ -130,12 +130,12 @@ func (s *Stream) respond(status int, hs []Header) error {
 		w.mu.Unlock()
 		return err
 	}
-	w.prio = appendHeaders(w.prio, s.id, block, refused)
+	w.prio = appendHeaders(w.frames(), s.id, block, refused)
 	if refused {
 		s.endQueued = true
 		s.sendErr = errStreamClosed
 		if s.ended.Load()&endedRecv == 0 {
-			w.prio = appendRSTStream(w.prio, s.id, http2.ErrCodeNo) // the peer need not send the rest
+			w.prio = appendRSTStream(w.frames(), s.id, http2.ErrCodeNo) // the peer need not send the rest
 			s.resetSent = true
 		}
 	}
@@ -300,7 +300,7 @@ func (s *Stream) reset(code http2.ErrCode, err error) {
 	send := !s.resetSent && w.err == nil && s.ended.Load() != endedBoth
 	s.resetSent = true
 	if send {
-		w.prio = appendRSTStream(w.prio, s.id, code)
+		w.prio = appendRSTStream(w.frames(), s.id, code)
 	}
 	if send {
 		s.sendErr = err
@@ -322,7 +322,7 @@ func (s *Stream) resetLater(code http2.ErrCode) {
 	send := !s.resetSent && w.err == nil
 	s.resetSent = true
 	if send {
-		w.prio = appendRSTStream(w.prio, s.id, code)
+		w.prio = appendRSTStream(w.frames(), s.id, code)
 	}
 	w.mu.Unlock()
 	s.abort(&ResetError{Code: code})

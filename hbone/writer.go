@@ -18,8 +18,9 @@ const (
 	smallData = 4 << 10
 	// maxControl bounds frames that wait for a peer that does not read.
 	maxControl = 1 << 20
-	// keepControl is how large a control buffer an idle tunnel keeps.
-	keepControl = 2 << 10
+	// tinyData is how long DATA may be to be copied next to other frames, into
+	// one TLS record, rather than go in its own buffer.
+	tinyData = 512
 	// maxRounds is how many batches a stream's goroutine writes for others
 	// before it hands the work to a goroutine made for it.
 	maxRounds = 4
@@ -29,10 +30,11 @@ const (
 //
 // Whoever has something to write and finds nobody writing becomes the writer
 // and writes in its own goroutine, so that a lone message waits for no hand-off.
-// Others leave their frames and go on. There are two lines: prio holds complete
-// small frames (control frames, and small DATA of streams that have no bulk
-// waiting), bulk holds filled buffers in the order in which they came. A batch
-// is all of prio, then bulk up to batchBytes.
+// Others leave their frames and go on. There are three lines: prio holds
+// complete frames one after the other (control frames, and tiny DATA), small
+// holds the buffers of quiet streams, one of each at most, and bulk all other
+// buffers in the order in which they came. A batch is all of prio, then small,
+// then bulk up to batchBytes.
 //
 // A stream asks for leave (reserve) before it reads from its source, so that it
 // holds no buffer while it waits: for its own credit, the tunnel's credit, and,
@@ -47,6 +49,7 @@ type writer struct {
 	prio    []byte
 	spare   []byte // prio of the batch before
 	gen     uint64 // batches begun
+	small   ring
 	bulk    ring
 	batch   []*buffer // the batch being written; the writer's own while busy
 	room    int       // below highWater
@@ -115,7 +118,7 @@ func (w *writer) reserveLocked(s *Stream, want int, quiet bool) (n int, err erro
 		return 0, nil // updateStream signals
 	}
 	want = min(want, w.maxData)
-	if s.roomHeld == 0 && (!quiet || s.prioGen == w.gen) {
+	if s.roomHeld == 0 && (!quiet || s.prioGen == w.gen || s.queued > 0) {
 		if s.waiting {
 			return 0, nil
 		}
@@ -238,8 +241,9 @@ func (w *writer) data(s *Stream, b *buffer, reserved int) error {
 	if b.end {
 		s.endQueued = true
 	}
-	if b.n <= smallData && s.inBulk == 0 && (s.prioGen != w.gen || b.n == 0) {
-		w.prio = append(w.prio, b.frame(s.id)...)
+	first := s.queued == 0 // nothing of the stream is in small or bulk
+	if first && (b.n == 0 || b.n <= tinyData && s.prioGen != w.gen) {
+		w.prio = append(w.frames(), b.frame(s.id)...)
 		if b.n > 0 {
 			s.prioGen = w.gen
 		}
@@ -248,9 +252,13 @@ func (w *writer) data(s *Stream, b *buffer, reserved int) error {
 	} else {
 		w.room += s.roomHeld - b.n // a stream that was quiet may overdraw, by one buffer
 		s.roomHeld = 0
-		s.inBulk++
+		s.queued++
 		b.s = s
-		w.bulk.push(b)
+		if first && b.n <= smallData && s.prioGen != w.gen {
+			w.small.push(b)
+		} else {
+			w.bulk.push(b)
+		}
 		w.grantLocked()
 	}
 	w.writeOrLeaveLocked()
@@ -266,7 +274,7 @@ func (w *writer) control(add func([]byte) []byte) {
 		w.mu.Unlock()
 		return
 	}
-	w.prio = add(w.prio)
+	w.prio = add(w.frames())
 	w.writeOrLeaveLocked()
 }
 
@@ -277,7 +285,7 @@ func (w *writer) later(add func([]byte) []byte) error {
 	if w.err != nil {
 		return w.err
 	}
-	w.prio = add(w.prio)
+	w.prio = add(w.frames())
 	if len(w.prio) > maxControl {
 		return connError{http2.ErrCodeEnhanceYourCalm, "peer makes us answer and does not read the answers"}
 	}
@@ -289,11 +297,11 @@ func (w *writer) later(add func([]byte) []byte) error {
 func (w *writer) flush() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.busy || w.err != nil || len(w.prio) == 0 && w.bulk.n == 0 {
+	if w.busy || w.emptyLocked() {
 		return
 	}
 	w.busy = true
-	if w.bulk.n > 0 || len(w.prio) > recordSize || w.c.wire.raw == nil {
+	if w.small.n > 0 || w.bulk.n > 0 || len(w.prio) > recordSize || w.c.wire.raw == nil {
 		w.c.wg.Go(w.writeForOthers)
 		return
 	}
@@ -357,20 +365,40 @@ func (w *writer) write(rounds int) {
 }
 
 func (w *writer) emptyLocked() bool {
-	return w.err != nil || len(w.prio) == 0 && w.bulk.n == 0
+	return w.err != nil || len(w.prio) == 0 && w.small.n == 0 && w.bulk.n == 0
+}
+
+// framesPool holds what prio is made of; an idle tunnel has none.
+var framesPool = sync.Pool{New: func() any { b := make([]byte, 0, recordSize); return &b }}
+
+// frames is prio, with memory to append to.
+func (w *writer) frames() []byte {
+	if w.prio == nil {
+		w.prio = (*framesPool.Get().(*[]byte))[:0]
+	}
+	return w.prio
+}
+
+func releaseFrames(b []byte) {
+	if cap(b) >= recordSize && cap(b) <= 4*recordSize {
+		b = b[:0]
+		framesPool.Put(&b)
+	}
 }
 
 // beginLocked begins a batch and returns its small frames.
 func (w *writer) beginLocked() (prio []byte) {
 	prio = w.prio
-	w.prio, w.spare = w.spare[:0], nil
+	w.prio, w.spare = w.spare, nil
 	w.gen++
 	return prio
 }
 
 // finishLocked ends a batch. It gives mu up for a moment if the write failed.
 func (w *writer) finishLocked(prio []byte, err error) {
-	w.spare = prio[:0]
+	if prio != nil {
+		w.spare = prio[:0]
+	}
 	for i, b := range w.batch {
 		w.doneLocked(b)
 		w.batch[i] = nil
@@ -389,22 +417,29 @@ func (w *writer) finishLocked(prio []byte, err error) {
 func (w *writer) restLocked() {
 	w.busy = false
 	if w.err != nil {
-		w.bulk = ring{}
+		w.small, w.bulk = ring{}, ring{}
 	}
-	if cap(w.prio) > keepControl && len(w.prio) == 0 {
+	if len(w.prio) == 0 {
+		releaseFrames(w.prio)
 		w.prio = nil
 	}
-	if cap(w.spare) > keepControl {
-		w.spare = nil
-	}
+	releaseFrames(w.spare)
+	w.spare = nil
 	w.idle.Broadcast()
 }
 
-// takeBatchLocked moves bulk into batch, without the frames of streams that
-// were reset: DATA after RST_STREAM is an error (RFC 9113 section 5.1).
+// takeBatchLocked moves small, then bulk, into batch, without the frames of
+// streams that were reset: DATA after RST_STREAM is an error (RFC 9113 section 5.1).
 func (w *writer) takeBatchLocked() {
-	for size := 0; w.bulk.n > 0 && size < batchBytes; {
-		b := w.bulk.pop()
+	for size := 0; size < batchBytes; {
+		from := &w.small
+		if from.n == 0 {
+			from = &w.bulk
+		}
+		if from.n == 0 {
+			return
+		}
+		b := from.pop()
 		if b.s.resetSent {
 			w.creditLocked(int64(b.n))
 			w.doneLocked(b)
@@ -416,7 +451,7 @@ func (w *writer) takeBatchLocked() {
 }
 
 func (w *writer) doneLocked(b *buffer) {
-	b.s.inBulk--
+	b.s.queued--
 	w.room += b.n
 	putBuffer(b)
 }
