@@ -75,7 +75,7 @@ func TestSlowReaderAtTheEnd(t *testing.T) {
 	}
 	ways(t, func(c *Config) { c.HalfCloseIdle = time.Hour }, app, func(t *testing.T, w *way) {
 		c := w.dial()
-		_ = c.SetReadBuffer(4 << 10)
+		_ = c.SetReadBuffer(32 << 10)
 		_ = c.CloseWrite()
 		for range 50 { // no condition to wait for: nothing may happen
 			w.sweepLater()

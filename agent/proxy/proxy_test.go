@@ -193,6 +193,7 @@ func (n *node) serveWithoutCertificate(w *mesh.Workload, outbound netip.AddrPort
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.ServePod(ctx, pod) }()
+	eventually(t, "the pod is known to its node", func() bool { return n.local(w.UID) != nil })
 	p.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
