@@ -111,11 +111,11 @@ func allCases() []benchCase {
 			what: "64 round trips of 64 bytes beside 4 bulk streams up and 4 down",
 		},
 		benchCase{
-			name: "stalled-up-64", metrics: stallMetrics, paths: tunnelOnly, fresh: true, once: true, awake: true, measure: stalled(kindStallUp),
+			name: "stalled-up-64", metrics: stallMetrics, paths: tunnelOnly, fresh: true, awake: true, measure: stalled(kindStallUp),
 			what: "8 round trips beside 64 bulk streams up that the server does not read; rate compared with before",
 		},
 		benchCase{
-			name: "stalled-down-64", metrics: stallMetrics, paths: tunnelOnly, fresh: true, once: true, awake: true, measure: stalled(kindStallDown),
+			name: "stalled-down-64", metrics: stallMetrics, paths: tunnelOnly, fresh: true, awake: true, measure: stalled(kindStallDown),
 			what: "the same, downward, and the client does not read",
 		},
 		benchCase{

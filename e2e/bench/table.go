@@ -52,11 +52,7 @@ func (r *Report) writeRows(b *bytes.Buffer) {
 		for _, p := range r.peerNames() {
 			cells = append(cells, ratio(row.VsPeers[p]))
 		}
-		noisy := ""
-		if row.Noisy() {
-			noisy = "!"
-		}
-		writeLine(t, append(cells, fmt.Sprintf("%.0f %%%s", row.Spread*100, noisy)))
+		writeLine(t, append(cells, spreadCell(row)))
 	}
 	t.Flush()
 }
@@ -138,6 +134,17 @@ func cell(v *float64) string {
 		return "–"
 	}
 	return number(*v)
+}
+
+// spreadCell marks rows that are too noisy. One round has no spread.
+func spreadCell(row Row) string {
+	switch {
+	case row.Rounds < 2:
+		return "–"
+	case row.Noisy():
+		return fmt.Sprintf("%.0f %%!", row.Spread*100)
+	}
+	return fmt.Sprintf("%.0f %%", row.Spread*100)
 }
 
 func ratio(v *float64) string {
