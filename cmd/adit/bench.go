@@ -112,7 +112,7 @@ func checkBenchFlags(cfg *bench.Config, peers []string, format string) error {
 		}
 		cfg.Peers = append(cfg.Peers, p)
 	}
-	return nil
+	return cfg.Check()
 }
 
 // newBenchWorkerCmd is a process of a running bench.

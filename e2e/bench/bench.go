@@ -50,18 +50,27 @@ func (c *Config) setDefaults() {
 	}
 }
 
+// Check refuses cases and paths that do not exist.
+func (c *Config) Check() error {
+	for _, path := range c.Paths {
+		if !slices.Contains(pairPaths, path) {
+			return fmt.Errorf("no path %q; there are %s", path, strings.Join(pairPaths, ", "))
+		}
+	}
+	_, err := selectCases(c.Cases)
+	return err
+}
+
 // Run measures and reports. It starts processes and ends all of them before it returns, also when ctx ends first.
 // A path that fails a case loses that round and is named in the report's notes; the run goes on.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	cfg.setDefaults()
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
 	cases, err := selectCases(cfg.Cases)
 	if err != nil {
 		return nil, err
-	}
-	for _, path := range cfg.Paths {
-		if !slices.Contains(pairPaths, path) {
-			return nil, fmt.Errorf("no path %q; there are %s", path, strings.Join(pairPaths, ", "))
-		}
 	}
 	files, err := raiseFileLimit()
 	if err != nil {
@@ -76,7 +85,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if lone != nil {
 		r.note("no network namespace of its own (%v): traffic runs on this one's loopback", lone)
 	}
-	if err := r.run(ctx, cases); err != nil {
+	if err := r.run(ctx, cases); ctx.Err() != nil {
+		return nil, fmt.Errorf("interrupted, all processes ended: %w", ctx.Err())
+	} else if err != nil {
 		return nil, err
 	}
 	return r.report(cases), nil
