@@ -8,6 +8,10 @@ SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 IMAGE   ?= adit:$(VERSION)
 
+# The version comes from git describe below. Go's own stamp fails the build where
+# git distrusts the checkout, as in a container that mounts somebody else's.
+export GOFLAGS := $(strip $(shell command -v $(GO) >/dev/null && $(GO) env GOFLAGS) -buildvcs=false)
+
 # cgo stays off: one static binary runs on any node and in an image from scratch.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
@@ -28,7 +32,7 @@ packages:
 	if (( $${#want[@]} )); then \
 		echo "setup: installing $${want[*]}"; \
 		$(SUDO) apt-get -qq update; \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get -qq -y install --no-install-recommends "$${want[@]}" >/dev/null; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "$${want[@]}" >/dev/null; \
 	fi
 
 # What checks adit is pinned in a module of its own.
