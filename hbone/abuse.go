@@ -11,12 +11,12 @@ import (
 // leave room for honest bursts (200 streams that end at once, many times a
 // second) and are far below what costs us anything.
 const (
-	maxResetsPerSecond    = 2000
+	maxResetsPerSecond    = 2000 // of streams that had not been accepted
 	maxPingsPerSecond     = 100
 	maxSettingsPerSecond  = 20
 	maxEmptyDataPerSecond = 1000 // without END_STREAM
 	maxOtherPerSecond     = 1000 // PRIORITY, unknown types, frames for streams that are gone
-	maxUpdatesPerSecond   = 200_000
+	maxUpdatesPerSecond   = 50_000
 	maxContinuations      = 16 // per header block
 )
 

@@ -14,6 +14,8 @@ const (
 	classSmall = 0
 	classLarge = 1
 	numClasses = 2
+
+	classUnpooled = -1 // the rare header block that needs more
 )
 
 var classSize = [numClasses]int{recordSize, 4 * recordSize}
@@ -39,6 +41,9 @@ func getBuffer(class int) *buffer {
 }
 
 func putBuffer(b *buffer) {
+	if b.class == classUnpooled {
+		return
+	}
 	b.r, b.n, b.s, b.end, b.next = 0, 0, nil, false, nil
 	bufferPools[b.class].Put(b)
 }
@@ -140,4 +145,32 @@ func (q *queue) clear() {
 		q.dropHead()
 	}
 	q.size = 0
+}
+
+// slicePool is a sync.Pool of slices that allocates nothing for their headers:
+// the boxes that a Pool wants are pooled, too.
+type slicePool struct {
+	size          int // capacity of a new one
+	slices, boxes sync.Pool
+}
+
+// get returns a slice of length 0.
+func (p *slicePool) get() []byte {
+	box, _ := p.slices.Get().(*[]byte)
+	if box == nil {
+		return make([]byte, 0, p.size)
+	}
+	b := *box
+	*box = nil
+	p.boxes.Put(box)
+	return b[:0]
+}
+
+func (p *slicePool) put(b []byte) {
+	box, _ := p.boxes.Get().(*[]byte)
+	if box == nil {
+		box = new([]byte)
+	}
+	*box = b
+	p.slices.Put(box)
 }

@@ -24,7 +24,8 @@ type Limits struct {
 	// Default: 200 for a server, 100 for a client, as in Istio's proxies.
 	MaxStreams uint32
 	// MaxHeaderBytes bounds a header list as RFC 9113 section 6.5.2 counts it.
-	// Default: 64 KiB for a server, 16 KiB for a client.
+	// Default: 64 KiB for a server, 16 KiB for a client, as in Istio's
+	// proxies.
 	MaxHeaderBytes uint32
 	// HandshakeTimeout bounds TLS and the HTTP/2 preface of an accepted
 	// connection. Default: 10 s.

@@ -55,6 +55,7 @@ type conn struct {
 	streams    map[uint32]*Stream
 	nextID     uint32 // client: of the next stream
 	load       load   // client
+	served     bool   // client: the peer has answered a stream
 	lastID     uint32 // server: highest taken
 	working    int    // server: streams whose handler runs
 	maxStreams uint32 // client: the peer's limit

@@ -95,12 +95,16 @@ func (r *reader) windowUpdate(f *http2.WindowUpdateFrame) error {
 }
 
 func (r *reader) rstStream(f *http2.RSTStreamFrame) error {
-	if err := r.c.abuse.count(abuseReset); err != nil {
+	s, err := r.lookup(f.StreamID)
+	if err != nil {
 		return err
 	}
-	s, err := r.lookup(f.StreamID)
-	if err != nil || s == nil {
-		return err
+	// The end of a connection that was let in is no offence, however it ends;
+	// a reset before we have answered may be (CVE-2023-44487).
+	if s == nil || !s.answeredOK() {
+		if err := r.c.abuse.count(abuseReset); err != nil || s == nil {
+			return err
+		}
 	}
 	s.peerReset(f.ErrCode)
 	return nil

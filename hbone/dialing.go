@@ -13,6 +13,7 @@ import (
 // dialing is a tunnel being opened, for everybody who waits for it.
 type dialing struct {
 	done    chan struct{}
+	conn    *conn // set before done is closed
 	err     error // set before done is closed
 	cancel  context.CancelCauseFunc
 	waiters int   // guarded by Pool.mu
@@ -78,11 +79,12 @@ func (p *Pool) runTunnel(ctx context.Context, g *group, t Target, d *dialing) {
 	p.mu.Lock()
 	wanted := g.dial == d
 	if wanted {
-		g.dial, g.failed, g.failure = nil, nil, 0
+		g.dial, g.failed = nil, nil
 		g.tunnels = append(g.tunnels, c)
 	}
 	closed := p.closed
 	p.mu.Unlock()
+	d.conn = c
 	close(d.done)
 	p.tunnelChanged(g, c) // it may have ended meanwhile
 	if closed || !wanted {
@@ -111,8 +113,11 @@ func (p *Pool) settle(ctx context.Context, g *group, c *conn) error {
 		return err
 	}
 	c.mu.Lock()
-	none := c.maxStreams == 0
+	none, ended := c.maxStreams == 0, c.draining
 	c.mu.Unlock()
+	if ended {
+		return errUnused
+	}
 	if none {
 		c.drain()
 		return &DialError{PhaseH2, fmt.Errorf("%s takes no streams (SETTINGS_MAX_CONCURRENT_STREAMS 0); is it overloaded?", c.wire.RemoteAddr())}
@@ -170,21 +175,50 @@ func (p *Pool) dialFailed(g *group, d *dialing, err error, abandoned bool) {
 	if abandoned || p.closed {
 		p.forgetLocked(g)
 	} else {
-		g.failed = err
-		pause := p.cfg.BackoffFirst << min(g.failure, 16)
-		pause = min(pause, p.cfg.BackoffLast)
-		pause -= rand.N(pause/4 + 1)
-		g.failure++
-		g.until = time.Now().Add(pause)
-		if g.forget != nil {
-			g.forget.Stop()
-		}
-		g.forget = time.AfterFunc(pause+p.cfg.BackoffLast, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.forgetLocked(g)
-		})
+		p.blameLocked(g, err)
 	}
 	p.mu.Unlock()
 	close(d.done)
 }
+
+// wasted is 1 when the tunnel that was dialled has ended already.
+func (d *dialing) wasted() int {
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	if d.conn.draining {
+		return 1
+	}
+	return 0
+}
+
+// blameLocked has a destination left alone for a while.
+func (p *Pool) blameLocked(g *group, err error) {
+	g.failed = err
+	pause := p.cfg.BackoffFirst << min(g.failure, 16)
+	pause = min(pause, p.cfg.BackoffLast)
+	pause -= rand.N(pause/4 + 1)
+	g.failure++
+	g.until = time.Now().Add(pause)
+	g.unused = 0
+	p.rememberLocked(g, pause+p.cfg.BackoffLast)
+}
+
+// rememberLocked keeps a group that has no tunnel for a while.
+func (p *Pool) rememberLocked(g *group, d time.Duration) {
+	if p.closed {
+		return
+	}
+	g.keep = time.Now().Add(d)
+	if g.forget != nil {
+		g.forget.Stop()
+	}
+	g.forget = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.forgetLocked(g)
+	})
+}
+
+// errUnused is a peer that opens tunnels and ends them before they carried
+// anything: one that drains with its listener open, or that crashes at once.
+var errUnused = &DialError{PhaseH2, errors.New("peer ends tunnels before they take a stream; is it shutting down?")}

@@ -60,9 +60,11 @@ type group struct {
 	key     any
 	tunnels []*conn
 	dial    *dialing
-	failed  error // of the last dial
-	failure int   // dials failed in a row
-	until   time.Time
+	failed  error     // of the last dial
+	failure int       // dials failed in a row
+	unused  int       // tunnels in a row that the peer ended before it answered a stream
+	until   time.Time // no dial before
+	keep    time.Time // failures count until then
 	forget  *time.Timer
 }
 
@@ -131,7 +133,7 @@ func notBegun(err error) bool {
 
 // open sends the CONNECT on a tunnel that has room, and opens one if none has.
 func (p *Pool) open(ctx context.Context, deadline time.Time, t Target, r *Request) (*Stream, error) {
-	for {
+	for wasted := 0; ; {
 		p.mu.Lock()
 		if p.closed {
 			p.mu.Unlock()
@@ -169,6 +171,9 @@ func (p *Pool) open(ctx context.Context, deadline time.Time, t Target, r *Reques
 		if err := p.await(ctx, deadline, g, d); err != nil {
 			return nil, err
 		}
+		if wasted += d.wasted(); wasted == openTries {
+			return nil, errUnused
+		}
 	}
 }
 
@@ -187,7 +192,7 @@ func (p *Pool) await(ctx context.Context, deadline time.Time, g *group, d *diali
 
 // forgetLocked drops a group that has nothing left to say.
 func (p *Pool) forgetLocked(g *group) {
-	if len(g.tunnels) > 0 || g.dial != nil || g.failed != nil && time.Now().Before(g.until.Add(p.cfg.BackoffLast)) && !p.closed {
+	if len(g.tunnels) > 0 || g.dial != nil || time.Now().Before(g.keep) && !p.closed {
 		return
 	}
 	if g.forget != nil {
@@ -202,6 +207,7 @@ func (p *Pool) forgetLocked(g *group) {
 func (p *Pool) tunnelChanged(g *group, c *conn) {
 	c.mu.Lock()
 	useless := c.err != nil || c.draining && len(c.streams) == 0
+	unused := !c.served && !c.goAwaySent // ended by the peer
 	c.mu.Unlock()
 	if !useless {
 		return
@@ -211,6 +217,13 @@ func (p *Pool) tunnelChanged(g *group, c *conn) {
 	for i, t := range g.tunnels {
 		if t == c {
 			g.tunnels = append(g.tunnels[:i], g.tunnels[i+1:]...)
+			if !unused {
+				g.unused, g.failure = 0, 0
+			} else if g.unused++; g.unused < openTries {
+				p.rememberLocked(g, p.cfg.BackoffLast)
+			} else if len(g.tunnels) == 0 {
+				p.blameLocked(g, errUnused)
+			}
 			break
 		}
 	}

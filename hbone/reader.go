@@ -38,8 +38,9 @@ type reader struct {
 }
 
 // maxControlFrame bounds a frame that is not DATA, and a header block with its
-// CONTINUATION frames, in bytes: both have to lie in the read buffer whole.
-const maxControlFrame = 48 << 10
+// CONTINUATION frames, in bytes: both have to lie in the read buffer whole. It
+// is a header list of the default limit, with room for frame headers.
+const maxControlFrame = 72 << 10
 
 func (r *reader) init(c *conn) {
 	r.c = c
@@ -108,6 +109,7 @@ func (r *reader) decrypt() error {
 			r.n = copy(r.plain.b, r.plain.b[r.r:r.n])
 			r.r = 0
 		}
+		r.makeRoom()
 		if !more || errors.Is(err, errNothingAtHand) {
 			return nil
 		}
@@ -115,6 +117,17 @@ func (r *reader) decrypt() error {
 			return err
 		}
 	}
+}
+
+// makeRoom moves a header block that outgrows the buffer into a larger one.
+func (r *reader) makeRoom() {
+	if r.plain == nil || len(r.plain.b)-r.n >= recordSize {
+		return
+	}
+	large := &buffer{b: make([]byte, maxControlFrame+2*recordSize), class: classUnpooled}
+	copy(large.b, r.plain.b[:r.n])
+	putBuffer(r.plain)
+	r.plain = large
 }
 
 // parse takes apart what is in the buffer, up to a frame that is not whole.

@@ -176,6 +176,9 @@ func (r *reader) answer(f *http2.MetaHeadersFrame, id uint32) error {
 		s.resetLater(http2.ErrCodeProtocol) // trailers, on a CONNECT stream
 		return nil
 	}
+	r.c.mu.Lock()
+	r.c.served = true
+	r.c.mu.Unlock()
 	if f.StreamEnded() {
 		s.receive(nil, true)
 	}

@@ -369,6 +369,12 @@ func (s *Stream) markEnded(what uint32) {
 
 func (s *Stream) removed() bool { return s.ended.Load() == endedBoth }
 
+func (s *Stream) answeredOK() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status == 200
+}
+
 func (s *Stream) peerEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -184,7 +184,7 @@ func (w *wire) release() {
 	}
 }
 
-var outPool = sync.Pool{New: func() any { b := make([]byte, 0, mergeBytes); return &b }}
+var outPool = slicePool{size: mergeBytes}
 
 // merge gathers what is written until flush.
 func (w *wire) merge() {
@@ -203,7 +203,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		return w.Conn.Write(p)
 	}
 	if w.out == nil {
-		w.out = (*outPool.Get().(*[]byte))[:0]
+		w.out = outPool.get()
 	}
 	if len(w.out)+len(p) > cap(w.out) {
 		if err := w.flushLocked(); err != nil {
@@ -257,9 +257,8 @@ func (w *wire) tryOnce(fd uintptr) bool {
 
 func (w *wire) releaseOutLocked() {
 	if w.out != nil {
-		out := w.out[:0]
+		outPool.put(w.out)
 		w.out = nil
-		outPool.Put(&out)
 	}
 }
 

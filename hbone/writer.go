@@ -369,20 +369,19 @@ func (w *writer) emptyLocked() bool {
 }
 
 // framesPool holds what prio is made of; an idle tunnel has none.
-var framesPool = sync.Pool{New: func() any { b := make([]byte, 0, recordSize); return &b }}
+var framesPool = slicePool{size: recordSize}
 
 // frames is prio, with memory to append to.
 func (w *writer) frames() []byte {
 	if w.prio == nil {
-		w.prio = (*framesPool.Get().(*[]byte))[:0]
+		w.prio = framesPool.get()
 	}
 	return w.prio
 }
 
 func releaseFrames(b []byte) {
 	if cap(b) >= recordSize && cap(b) <= 4*recordSize {
-		b = b[:0]
-		framesPool.Put(&b)
+		framesPool.put(b)
 	}
 }
 
