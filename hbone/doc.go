@@ -3,10 +3,11 @@
 //
 // A tunnel is one TLS 1.3 connection that speaks HTTP/2 (RFC 9113); a [Stream]
 // is one CONNECT request on it (RFC 9113 section 8.5) and stands for one TCP
-// connection. [Pool] opens tunnels and streams, [Server] accepts them, and
-// [Splice] joins a stream to a TCP socket with half-close and reset kept as
-// they are. The package knows nothing of pods, identities or policy: the TLS
-// configuration says who may talk, and the handler says what happens.
+// connection. [Pool] opens tunnels and streams, more than one tunnel to a peer
+// while load asks for it, [Server] accepts them, and [Splice] joins a stream to
+// a TCP socket with half-close and reset kept as they are. The package knows
+// nothing of pods, identities or policy: the TLS configuration says who may
+// talk, and the handler says what happens.
 //
 // It stands on [golang.org/x/net/http2.Framer] and hpack rather than on
 // net/http because an http.Handler cannot half-close a request, and because
