@@ -51,12 +51,17 @@ func (a *Agent) listenServers() (*servers, error) {
 			srv.close()
 			return nil, fmt.Errorf("%s port: %w", want.name, err)
 		}
+		writeTimeout := 30 * time.Second // any pod may ask, and not read the answer
+		if want.name == "admin" {
+			writeTimeout = 0 // a profile takes as long as it is asked to
+		}
 		srv.list = append(srv.list, httpServer{want.name, l, &http.Server{
-			Handler:           want.handler,
-			ReadHeaderTimeout: 5 * time.Second,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    16 << 10,
-			ErrorLog:          slog.NewLogLogger(a.log.With("part", want.name).Handler(), slog.LevelDebug),
+			Handler:        want.handler,
+			ReadTimeout:    5 * time.Second,
+			WriteTimeout:   writeTimeout,
+			IdleTimeout:    time.Minute,
+			MaxHeaderBytes: 16 << 10,
+			ErrorLog:       slog.NewLogLogger(a.log.With("part", want.name).Handler(), slog.LevelDebug),
 		}})
 	}
 	return srv, nil
@@ -96,6 +101,8 @@ func newRegistry(version string) *prometheus.Registry {
 func (a *Agent) metricsHandler() http.Handler {
 	return promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
-		ErrorLog:          slog.NewLogLogger(a.log.With("part", "metrics").Handler(), slog.LevelWarn),
+		// A scrape under way holds every series in memory.
+		MaxRequestsInFlight: 4,
+		ErrorLog:            slog.NewLogLogger(a.log.With("part", "metrics").Handler(), slog.LevelWarn),
 	})
 }

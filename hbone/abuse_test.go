@@ -273,6 +273,12 @@ func TestServerForgivesStreamsAfterItsGoAway(t *testing.T) {
 	if got := p.wantData("the stream below the last id goes on", 1, 10); string(got) != "still here" {
 		t.Errorf("echo was %q", got)
 	}
+	p.await(func(f http2.Frame) bool { // the server asks whether everything has been read
+		if f, ok := f.(*http2.PingFrame); ok && !f.IsAck() {
+			p.WritePing(true, f.Data)
+		}
+		return false
+	})
 	if err := <-ended; err != nil {
 		t.Errorf("shutdown: %v", err)
 	}

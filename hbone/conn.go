@@ -68,6 +68,8 @@ type conn struct {
 	idleSince  time.Time
 	tick       *time.Timer
 	pingSent   time.Time // zero = none outstanding
+
+	allRead chan struct{} // one-slot edge: the peer has answered lastPing
 }
 
 // newConn makes a tunnel of a TLS connection whose handshake is done.
@@ -75,6 +77,7 @@ func newConn(w *wire, tc *tls.Conn, client bool, opt options, log *slog.Logger) 
 	c := &conn{
 		opt: opt, client: client, log: log, wire: w, tls: tc, state: tc.ConnectionState(),
 		gone: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}), born: time.Now(),
+		allRead: make(chan struct{}, 1),
 		streams: make(map[uint32]*Stream), nextID: 1, maxStreams: opt.maxStreams,
 	}
 	c.idleSince = c.born
@@ -93,16 +96,17 @@ func newConn(w *wire, tc *tls.Conn, client bool, opt options, log *slog.Logger) 
 	return c
 }
 
-// run sends the first frames and reads the tunnel until it has ended and
-// everything that worked for it has returned.
+// run reads the tunnel until it has ended and everything that worked for it has
+// returned. hello comes first.
 func (c *conn) run() {
 	defer close(c.done)
-	c.hello()
 	c.read()
+	<-c.gone // from here on nothing starts that wg would have to wait for
 	c.wg.Wait()
 }
 
-// hello queues the frames that open a tunnel.
+// hello sends the frames that open a tunnel. Nobody else knows the tunnel yet, so
+// that nothing comes before them, a GOAWAY least of all.
 func (c *conn) hello() {
 	first := make([]byte, 0, 128)
 	if c.client {

@@ -99,8 +99,15 @@ func (p *Pool) settle(ctx context.Context, g *group, c *conn) error {
 	if len(g.tunnels) > 0 {
 		c.opt.idleTimeout = min(c.opt.idleTimeout, extraIdle)
 	}
+	p.live[c] = struct{}{}
 	p.mu.Unlock()
-	p.wg.Go(c.run)
+	c.hello()
+	p.wg.Go(func() {
+		c.run()
+		p.mu.Lock()
+		delete(p.live, c)
+		p.mu.Unlock()
+	})
 	select {
 	case <-c.ready:
 	case <-c.gone:

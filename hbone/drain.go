@@ -62,8 +62,25 @@ func (c *conn) closeIfDoneLocked() {
 	if c.err == nil && c.draining && !c.closing && len(c.streams) == 0 && c.working == 0 &&
 		(c.client || c.finalSent || !c.goAwaySent) {
 		c.closing = true
-		c.wg.Go(c.close) // the caller may be the reader, which must not write
+		c.wg.Go(c.closeDrained) // the caller may be the reader, which must not write
 	}
+}
+
+// closeDrained closes a tunnel whose streams have all ended. What they sent last
+// may still be on its way, here or in the network, and a socket that is closed
+// before the peer has read it is reset by the next frame that the peer sends. The
+// answer to a PING shows that everything before it has been read.
+func (c *conn) closeDrained() {
+	c.w.waitIdle() // a PING goes before bulk
+	c.w.control(func(b []byte) []byte { return appendPing(b, false, lastPing) })
+	patience := time.NewTimer(c.opt.pingInterval + c.opt.pingTimeout)
+	defer patience.Stop()
+	select {
+	case <-c.allRead:
+	case <-patience.C:
+	case <-c.gone:
+	}
+	c.close()
 }
 
 // goAway handles the peer's GOAWAY: streams above last will not be served.

@@ -10,6 +10,7 @@ import (
 var (
 	drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
 	livePing  = [8]byte{'a', 'l', 'i', 'v', 'e'}
+	lastPing  = [8]byte{'l', 'a', 's', 't'}
 )
 
 // scheduleLocked sets the timer for the next thing that may fall due. Signs of
@@ -72,6 +73,8 @@ func (c *conn) look() {
 	ping := c.pingSent.IsZero() && silent >= c.opt.pingInterval
 	dead := !c.pingSent.IsZero() && silent >= c.opt.pingTimeout && now.Sub(c.pingSent) >= c.opt.pingTimeout
 	mute := !c.client && !c.started() && now.Sub(c.born) >= c.opt.handshakeTimeout
+	// A peer that sends and does not read would hold whoever writes for ever.
+	stuck := c.wire.stuck() >= c.opt.pingTimeout
 	deaf := c.goAwaySent && !c.finalSent && now.Sub(c.goAwayAt) >= c.opt.pingTimeout
 	if ping {
 		c.pingSent = now
@@ -83,6 +86,8 @@ func (c *conn) look() {
 	case dead:
 		c.fail(&net.OpError{Op: "ping", Net: "hbone", Addr: c.wire.RemoteAddr(),
 			Err: errors.New("no answer for " + silent.Round(time.Second).String() + "; peer is gone or the network is cut")})
+	case stuck:
+		c.fail(fmt.Errorf("hbone: peer %s has read nothing for %v", c.wire.RemoteAddr(), c.opt.pingTimeout))
 	case mute:
 		c.fail(fmt.Errorf("hbone: peer %s sent no HTTP/2 preface within %v", c.wire.RemoteAddr(), c.opt.handshakeTimeout))
 	case deaf:
@@ -108,5 +113,10 @@ func (c *conn) pong(data [8]byte) {
 		c.mu.Unlock()
 	case drainPing:
 		c.drainAnnounced()
+	case lastPing:
+		select {
+		case c.allRead <- struct{}{}:
+		default:
+		}
 	}
 }

@@ -52,6 +52,7 @@ type Pool struct {
 	mu     sync.Mutex
 	closed bool
 	groups map[any]*group
+	live   map[*conn]struct{} // every tunnel whose goroutines have not ended
 }
 
 // group is the tunnels of one key. It is in Pool.groups while it has a tunnel,
@@ -79,7 +80,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	if cfg.BackoffLast == 0 {
 		cfg.BackoffLast = 5 * time.Second
 	}
-	p := &Pool{cfg: cfg, opt: cfg.Limits.options(true), log: cfg.Logger, groups: make(map[any]*group)}
+	p := &Pool{cfg: cfg, opt: cfg.Limits.options(true), log: cfg.Logger, groups: make(map[any]*group), live: make(map[*conn]struct{})}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -274,9 +275,11 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	var wg sync.WaitGroup
-	for _, c := range p.conns(nil) {
+	p.mu.Lock()
+	for c := range p.live { // those that are closing have left their groups
 		wg.Go(c.close)
 	}
+	p.mu.Unlock()
 	wg.Wait()
 	<-finished
 	return ctx.Err()

@@ -91,6 +91,9 @@ func (r *reader) request(f *http2.MetaHeadersFrame, id uint32) error {
 		return r.streamFailed(id, http2.ErrCodeProtocol) // RFC 9113 section 8.5
 	}
 
+	if err := c.w.overdue(); err != nil { // handlers answer by themselves, not by later
+		return err
+	}
 	s := newStream(c)
 	s.id = id
 	s.req = req

@@ -135,6 +135,7 @@ func (s *Server) serveConn(nc net.Conn) {
 		s.log.Debug("tunnel refused", "peer", nc.RemoteAddr(), "error", err)
 		return
 	}
+	c.hello()
 	s.mu.Lock()
 	delete(s.pending, nc)
 	s.conns[c] = struct{}{}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,7 +27,9 @@ const mergeBytes = 2 * wireRecord
 // whether another record is at hand without waiting for it.
 type wire struct {
 	net.Conn
-	raw syscall.RawConn // nil when Conn is not a socket
+	raw   syscall.RawConn // nil when Conn is not a socket
+	born  time.Time
+	since atomic.Int64 // when the write in progress began, nanoseconds since born; 0 = none
 
 	// The reader's own.
 	polled  bool    // Read answers errNothingAtHand instead of waiting
@@ -44,7 +47,7 @@ type wire struct {
 }
 
 func newWire(c net.Conn) *wire {
-	w := &wire{Conn: c}
+	w := &wire{Conn: c, born: time.Now()}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
@@ -200,7 +203,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		return 0, w.outErr
 	}
 	if !w.merging {
-		return w.Conn.Write(p)
+		return w.write(p)
 	}
 	if w.out == nil {
 		w.out = outPool.get()
@@ -266,9 +269,25 @@ func (w *wire) flushLocked() error {
 	if w.outErr != nil || len(w.out) == 0 {
 		return w.outErr
 	}
-	_, w.outErr = w.Conn.Write(w.out)
+	_, w.outErr = w.write(w.out)
 	w.out = w.out[:0]
 	return w.outErr
+}
+
+// write waits for the peer to read. How long it has waited is what stuck says.
+func (w *wire) write(p []byte) (int, error) {
+	w.since.Store(max(int64(time.Since(w.born)), 1))
+	defer w.since.Store(0)
+	return w.Conn.Write(p)
+}
+
+// stuck is how long the write in progress has taken so far, 0 if there is none.
+func (w *wire) stuck() time.Duration {
+	at := w.since.Load()
+	if at == 0 {
+		return 0
+	}
+	return time.Since(w.born) - time.Duration(at)
 }
 
 // lastWords bounds how long a farewell (GOAWAY, close_notify) may hold up the

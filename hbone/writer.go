@@ -180,13 +180,19 @@ func (w *writer) returnRoomLocked(s *Stream) {
 	}
 }
 
-// leaveLocked takes s, which will not send or not now, out of the line for room
-// and gives back what it was granted.
+// leaveLocked takes s, which will not send or not now, out of the lines and
+// gives back what it was granted.
 func (w *writer) leaveLocked(s *Stream) {
 	if s.waiting {
 		s.waiting = false
 		if i := slices.Index(w.waiters, s); i >= 0 {
 			w.waiters = slices.Delete(w.waiters, i, i+1)
+		}
+	}
+	if s.starved {
+		s.starved = false
+		if i := slices.Index(w.starved, s); i >= 0 {
+			w.starved = slices.Delete(w.starved, i, i+1)
 		}
 	}
 	w.returnRoomLocked(s)
@@ -286,6 +292,18 @@ func (w *writer) later(add func([]byte) []byte) error {
 		return w.err
 	}
 	w.prio = add(w.frames())
+	return w.overdueLocked()
+}
+
+// overdue says whether the peer has left too many of our frames unread. The
+// reader asks before it takes on work that will be answered.
+func (w *writer) overdue() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.overdueLocked()
+}
+
+func (w *writer) overdueLocked() error {
 	if len(w.prio) > maxControl {
 		return connError{http2.ErrCodeEnhanceYourCalm, "peer makes us answer and does not read the answers"}
 	}

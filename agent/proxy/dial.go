@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,11 @@ func (p *Proxy) dialShare(ctx context.Context, left int, pod *servedPod, self *m
 	switch {
 	case hop.Protocol != mesh.HBONE:
 		return p.dialTCP(ctx, pod, route, hop, info)
-	case p.cfg.SameNode == SameNodeDirect && !hop.Waypoint && hop.Workload != nil:
+	// A process may give its socket any address that its pod has, ::1 among them.
+	// Over a tunnel the destination would see the pod's own, so another one is
+	// not taken from the socket either.
+	case p.cfg.SameNode == SameNodeDirect && !hop.Waypoint && hop.Workload != nil &&
+		slices.Contains(self.Addresses, info.SourceAddr.Addr()):
 		if peer := p.local(hop.Workload.UID); peer != nil {
 			return p.deliverLocal(ctx, peer, self, hop, info)
 		}

@@ -190,6 +190,9 @@ func (t *table) useLocked(l *labels, info *Info, now time.Time) *series {
 	}
 	s.last = now
 	s.uids = [2]string{}
+	if info.Source == nil && info.SourceBaggage != nil {
+		return s // labels of the peer's choice stay by use alone
+	}
 	if info.Source != nil {
 		s.uids[0] = info.Source.UID
 	}
