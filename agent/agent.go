@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -191,19 +192,30 @@ func (a *Agent) build(accessLog io.Writer) error {
 func loadWorld(cfg Config, store *mesh.Store, log *slog.Logger) (*mesh.File, error) {
 	file := &mesh.File{Path: cfg.World.File, TrustDomain: cfg.TrustDomain, Logger: log}
 	if err := file.Load(store); err != nil {
+		if errors.As(err, new(*fs.PathError)) {
+			return nil, &ConfigError{Err: fmt.Errorf("world.file: %w", err)}
+		}
 		return nil, &ConfigError{Err: fmt.Errorf("world.file:\n%w", err)} // a line for each mistake
+	}
+	for _, w := range store.Local() {
+		if id := w.Identity(); !id.IsZero() && id.TrustDomain().Name() != cfg.TrustDomain {
+			log.Warn("local pod is of another trust domain, so its connections will fail: no certificate for it is issued here; "+
+				"change its trustDomain in the mesh file, or the agent's", "pod", w.UID, "identity", id.String(), "trustDomain", cfg.TrustDomain)
+		}
 	}
 	return file, nil
 }
 
 // Check reports what keeps an agent from running with cfg, as far as files
-// tell: the configuration itself, and the mesh file that it names. The error is
-// a [*ConfigError].
-func Check(cfg Config) error {
+// tell: the configuration itself, and the mesh file that it names. What is legal
+// and probably not meant is logged. The error is a [*ConfigError].
+func Check(cfg Config, log *slog.Logger) error {
 	if err := cfg.Validate(); err != nil || cfg.World.File == "" {
 		return err
 	}
-	_, err := loadWorld(cfg, mesh.NewStore(), slog.New(slog.DiscardHandler))
+	store := mesh.NewStore()
+	store.Node = cfg.NodeName
+	_, err := loadWorld(cfg, store, log)
 	return err
 }
 

@@ -383,7 +383,7 @@ func TestStartErrors(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.Terminate = []TerminateConfig{{Listen: freeAddr(t), Identity: gatewayID}}
 			tt.change(&cfg)
-			if err := Check(cfg); (err != nil) != (tt.name == "mesh file") {
+			if err := Check(cfg, slog.New(slog.DiscardHandler)); (err != nil) != (tt.name == "mesh file") {
 				t.Errorf("check: %v", err)
 			}
 			a, err := New(cfg, Options{AccessLog: io.Discard})

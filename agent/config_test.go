@@ -23,6 +23,7 @@ func TestParseConfig(t *testing.T) {
 		{"minimal", minimal, nil},
 		{"comments only around it", "# a\n" + minimal + "# b\n", nil},
 		{"empty", "", []string{"world.file: nothing to do"}},
+		{"only a comment", "# nothing\n", []string{"world.file: nothing to do"}},
 		{"unknown field", minimal + "nodeNam: x\n", []string{
 			`agent.yaml:2:1: unknown field "nodeNam"; did you mean "nodeName"?`, "    2 | nodeNam: x\n      | ^^^^^^^"}},
 		{"unknown field, other case", minimal + "nodename: x\n", []string{`did you mean "nodeName"?`}},

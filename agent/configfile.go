@@ -16,7 +16,7 @@ import (
 func LoadConfig(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return Config{}, &ConfigError{Name: path, Err: fmt.Errorf("configuration: %w", err)}
+		return Config{}, &ConfigError{Name: path, Err: fmt.Errorf("configuration: %w; adit agent --help shows such a file", err)}
 	}
 	cfg, err := ParseConfig(path, data)
 	if err != nil {
@@ -44,7 +44,9 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if doc.check(file, cfg); len(doc.problems) > 0 {
 		return cfg, doc.err()
 	}
-	if err := yaml.Unmarshal(data, &cfg); err != nil {
+	if len(doc.places) == 0 {
+		// A file of comments keeps the defaults, which the decoder would clear.
+	} else if err := yaml.Unmarshal(data, &cfg); err != nil {
 		doc.addSyntax(err)
 		return cfg, doc.err()
 	}

@@ -72,6 +72,9 @@ type podRunner struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	last   atomic.Pointer[mesh.Workload] // for a pod that has left the store
+	// release gives the pod's identity back, nil as long as it is not held.
+	// run's goroutine owns it.
+	release func()
 
 	mu     sync.Mutex // guards status
 	status PodStatus
@@ -90,6 +93,11 @@ func (s *podSet) newRunner(ctx context.Context, pod LocalPod) *podRunner {
 func (r *podRunner) readyName() string { return "pod " + r.pod.UID }
 
 func (r *podRunner) run() {
+	defer func() {
+		if r.release != nil {
+			r.release()
+		}
+	}()
 	pause := firstRetry
 	for r.ctx.Err() == nil {
 		r.setState(PodEnrolling)
@@ -129,9 +137,11 @@ func (r *podRunner) serve() (err error) {
 		return err
 	}
 	defer r.set.unclaim(inode)
-	// Before the rules are there, since connections come with them.
-	release := r.set.Identity.Acquire(r.pod.Identity)
-	defer release()
+	// Before the rules are there, since connections come with them. Kept until
+	// the runner ends: an attempt that fails costs no further certificate.
+	if r.release == nil {
+		r.release = r.set.Identity.Acquire(r.pod.Identity)
+	}
 	captured, err := capture.Enrol(r.ctx, capture.PodConfig{
 		Netns: netns, OnRepair: r.repaired, Logger: r.set.Logger.With("pod", r.pod.UID),
 	})

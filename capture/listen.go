@@ -248,7 +248,7 @@ func setsockopts(fd int, opts ...sockopt) error {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			err = os.NewSyscallError("setsockopt", err)
 			if errors.Is(err, unix.EPERM) {
-				return fmt.Errorf("%w; the agent needs CAP_NET_ADMIN and CAP_NET_RAW in the pod's network namespace", err)
+				return fmt.Errorf("%w; the agent needs CAP_NET_ADMIN in the pod's network namespace", err)
 			}
 			return err
 		}

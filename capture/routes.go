@@ -134,7 +134,7 @@ func (r *routes) checkLoopback() error {
 	if flags := link.Attrs().Flags; flags&net.FlagLoopback == 0 {
 		return fmt.Errorf("interface 1 in network namespace %s is %s, not lo: the namespace cannot be captured", r.netns, link.Attrs().Name)
 	} else if flags&net.FlagUp == 0 {
-		return fmt.Errorf("lo is down in network namespace %s: `nsenter --net=%s ip link set lo up`", r.netns, r.netns.path())
+		return fmt.Errorf("lo is down in network namespace %s; bring it up with `nsenter --net=%s ip link set lo up`", r.netns, r.netns.path())
 	}
 	return nil
 }

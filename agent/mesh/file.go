@@ -84,12 +84,12 @@ func (f *File) replace(s *Store, data []byte) error {
 func (f *File) read() ([]byte, error) {
 	file, err := os.Open(f.Path)
 	if err != nil {
-		return nil, fmt.Errorf("world file: %w; check the path and its permissions", err)
+		return nil, fmt.Errorf("%w; check the path and its permissions", err)
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("world file: %w", err)
+		return nil, err // names the file
 	}
 	if len(data) > maxFileSize {
 		return nil, fmt.Errorf("%s: larger than %d MiB; is this the right file?", f.Path, maxFileSize>>20)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,8 +22,9 @@ func newAgentCmd() *cobra.Command {
 		Long: `Run the node agent: capture the local pods that the mesh file names, carry
 their connections in mutual TLS, and apply policy to what comes in.
 
-It needs root, or CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, to enter the
-pods' network namespaces; the encapsulate and terminate roles need nothing.
+It needs root, or CAP_SYS_ADMIN and CAP_NET_ADMIN, to enter the pods' network
+namespaces and load rules there; the encapsulate and terminate roles need
+nothing.
 
 A first SIGINT or SIGTERM stops it softly: no new connections, live ones may end
 within drainTimeout. A second one stops it at once. Pods keep their capture
@@ -35,7 +37,7 @@ Exit codes: 0 stopped as asked, 1 trouble at run time, 2 configuration.`,
 
 The configuration, with its defaults:
 
-` + agent.ReferenceConfig,
+` + strings.TrimSuffix(agent.ReferenceConfig, "\n"),
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
@@ -46,7 +48,7 @@ The configuration, with its defaults:
 				return err
 			}
 			if check {
-				if err := agent.Check(cfg); err != nil {
+				if err := agent.Check(cfg, newLogger(cmd.ErrOrStderr(), cfg.Log.Format, slog.LevelWarn)); err != nil {
 					return err
 				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -75,6 +77,9 @@ func newDemoRequestCmd(name, method string) *cobra.Command {
 		Example: fmt.Sprintf("  adit demo %s client http://10.244.2.2:8080", name),
 		Args:    twoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if u, err := url.Parse(args[1]); err != nil || u.Scheme != "http" || u.Host == "" {
+				return &usageError{fmt.Errorf("%q is not a URL such as http://10.244.2.2:8080", args[1])}
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return demo.Request(ctx, cmd.OutOrStdout(), args[0], method, args[1])
@@ -84,7 +89,7 @@ func newDemoRequestCmd(name, method string) *cobra.Command {
 
 func twoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) != 2 {
-		return &usageError{fmt.Errorf("want %s, got %d arguments; see %s --help", cmd.Use, len(args), cmd.CommandPath())}
+		return &usageError{fmt.Errorf("%s wants two arguments, %s; see %s --help", cmd.CommandPath(), strings.TrimPrefix(cmd.Use, cmd.Name()+" "), cmd.CommandPath())}
 	}
 	return nil
 }

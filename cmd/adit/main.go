@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,10 @@ const (
 )
 
 func main() {
+	// A reader that goes away, of the access log or of a report, ends neither
+	// an agent nor a demo before it has cleaned up. Notify rather than Ignore,
+	// which programs started from here would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	signals := make(chan os.Signal, 2)
@@ -40,12 +45,21 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
+// sameSignal is how long after the first signal another one is the same wish:
+// timeout(1) signals its child and then the process group that the child is in.
+const sameSignal = 300 * time.Millisecond
+
 // exitAtSecondSignal ends the process when whoever sent the first signal does
 // not want to wait for what it began.
 func exitAtSecondSignal(ctx context.Context, signals <-chan os.Signal) {
 	<-ctx.Done()
 	<-signals // the one that ended ctx
-	<-signals
+	for first := time.Now(); ; {
+		<-signals
+		if time.Since(first) > sameSignal {
+			break
+		}
+	}
 	fmt.Fprintln(os.Stderr, "adit: second signal, exiting at once")
 	os.Exit(exitSignal)
 }
@@ -86,8 +100,9 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 
 func newRootCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "adit",
-		Short: "A service mesh's node agent: captured traffic, mutual TLS, policy",
+		Use:     "adit",
+		Short:   "A service mesh's node agent: captured traffic, mutual TLS, policy",
+		Version: versionLine(),
 		Long: `adit captures the TCP connections of pods, carries them to other pods in
 mutual TLS (HBONE, the wire of Istio's ambient mode), decides who may talk to
 whom, and reports what it saw. The applications know nothing of it.`,
@@ -100,6 +115,7 @@ whom, and reports what it saw. The applications know nothing of it.`,
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
+	cmd.SetVersionTemplate("{{.Version}}\n") // as adit version
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newDemoCmd(), newVersionCmd())
 	return cmd

@@ -95,6 +95,9 @@ func (d *demo) run(ctx context.Context) error {
 		if err := step(ctx); err != nil {
 			return err
 		}
+		if ctx.Err() != nil { // claims after it were not made
+			return context.Cause(ctx)
+		}
 	}
 	d.line("")
 	took := time.Since(d.began).Round(100 * time.Millisecond)

@@ -26,6 +26,8 @@ func (n *Network) World(policies string) string {
 		fmt.Fprintf(&b, `- uid: demo//v1/Pod/%[1]s/%[2]s
   name: %[2]s
   namespace: %[1]s
+  workloadName: %[2]s
+  canonicalName: %[2]s
   serviceAccount: %[3]s
   trustDomain: %[4]s
   node: %[5]s

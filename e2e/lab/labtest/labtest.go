@@ -75,7 +75,11 @@ func Main(m *testing.M) int {
 
 // settle makes the fresh namespaces usable: mounts private, an empty /run, lo up.
 func settle() error {
-	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	switch err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); {
+	case errors.Is(err, unix.EINVAL):
+		return errors.New("/ is not a mount point, as in a plain chroot, so mounts of the tests would be seen outside; " +
+			"bind the directory onto itself before chroot: mount --bind DIR DIR")
+	case err != nil:
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
