@@ -81,6 +81,42 @@ func TestServerEndsTheTunnelOf(t *testing.T) {
 	}
 }
 
+// The longest header block that is taken, and then the next frame byte by byte:
+// the reader has room to read on, waits for what is missing, and refuses the
+// frame when its header is whole. A pipe takes a record when what came before
+// it has been read; there is no bubble, for a reader that spins would hold it.
+func TestHeaderBlockAtTheLimitDoesNotHoldTheReader(t *testing.T) {
+	r := newBubble(t)
+	block := make([]byte, maxControlFrame)
+	putFrameHeader(block, maxControlFrame-frameHeaderLen, frameHeaders, 0, 1)
+	next := appendFrameHeader(nil, 0, frameContinuation, flagEndHeaders, 1)
+	begun := func() *peer {
+		p := r.client()
+		p.conn.SetDeadline(time.Now().Add(5 * time.Second))
+		p.conn.Write(block)
+		for i := range frameHeaderLen - 1 {
+			if _, err := p.conn.Write(next[i : i+1]); err != nil {
+				t.Errorf("the reader does not read on after a block of %d bytes and %d more: %v", len(block), i, err)
+				break
+			}
+		}
+		return p
+	}
+	p := begun()
+	if !t.Failed() {
+		go p.conn.Write(next[frameHeaderLen-1:])
+		p.wantGoAway("a header block of more than is taken", http2.ErrCodeEnhanceYourCalm)
+		go begun().drain() // which stays where it is
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); r.server.Close() }()
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
+		t.Error("Close waits for a reader that is in the middle of a header block")
+	}
+}
+
 func TestServerWantsThePreface(t *testing.T) {
 	for name, send := range map[string]string{
 		"HTTP/1.1":       "GET / HTTP/1.1\r\nHost: x\r\n\r\n",

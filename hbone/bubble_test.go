@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/adit-mesh/adit/identity/identitytest"
 )
@@ -58,8 +59,8 @@ func (l *pipes) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// newBubble is newRig without sockets, with the scripted server. It must be
-// called inside the bubble.
+// newBubble is newRig without sockets, with the scripted server, for a test that
+// runs in a bubble.
 func newBubble(t testing.TB, opts ...rigOption) *rig {
 	t.Helper()
 	mesh := identitytest.New(t, "cluster.local")
@@ -80,9 +81,18 @@ func newBubble(t testing.TB, opts ...rigOption) *rig {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		r.pool.Shutdown(ctx)
-		r.server.Close()
-		<-served
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r.pool.Shutdown(ctx)
+			r.server.Close()
+			<-served
+		}()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Error("pool and server have not closed within 10 s")
+		}
 	})
 	return r
 }

@@ -273,8 +273,13 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // its window.
 func TestSlowReaders(t *testing.T) {
 	r := newRig(t)
+	// What the kernel holds for the destination is not the point.
+	r.inside = func(_ *Stream, c net.Conn) { c.(*net.TCPConn).SetWriteBuffer(16 << 10) }
 	release := make(chan struct{})
-	stuck := r.front(upstream(t, func(c *net.TCPConn) { <-release; io.Copy(io.Discard, struct{ io.Reader }{c}) }))
+	stuck := r.front(upstream(t, func(c *net.TCPConn) {
+		c.SetReadBuffer(16 << 10)
+		<-release
+	}))
 	quick := r.front(upstream(t, echo))
 	const streams = 64
 	for range streams {
@@ -288,7 +293,21 @@ func TestSlowReaders(t *testing.T) {
 			}
 		}()
 	}
-	time.Sleep(300 * time.Millisecond) // let them fill what there is to fill
+	eventually(t, "every stalled stream has used up its window", func() bool {
+		full := 0
+		for _, c := range r.pool.conns(nil) {
+			c.mu.Lock()
+			c.w.mu.Lock()
+			for _, s := range c.streams {
+				if s.credit <= 0 {
+					full++
+				}
+			}
+			c.w.mu.Unlock()
+			c.mu.Unlock()
+		}
+		return full == streams
+	})
 	c := dial(t, quick)
 	buf := make([]byte, 64)
 	for i := range 200 {

@@ -32,7 +32,7 @@ func (r *rig) quiet(t testing.TB) {
 			c.w.mu.Lock()
 			defer c.w.mu.Unlock()
 			return !c.w.busy && c.w.room == highWater && len(c.w.prio) == 0 && c.w.bulk.n == 0 &&
-				live(c.w.waiters) == 0 && live(c.w.starved) == 0
+				len(c.w.waiters) == 0 && len(c.w.starved) == 0
 		})
 	}
 	eventually(t, "the window budget is whole again", func() bool { return windowBudget.left.Load() == fullBudget })
@@ -40,16 +40,6 @@ func (r *rig) quiet(t testing.TB) {
 
 // fullBudget is what all streams of the process may grow by.
 var fullBudget = windowBudget.left.Load()
-
-// live counts the streams in a line that still send.
-func live(line []*Stream) (n int) {
-	for _, s := range line {
-		if s.sendErr == nil {
-			n++
-		}
-	}
-	return n
-}
 
 // credits is what c's peer has left it to send on the tunnel, and what c has
 // left its peer, once c is quiet.

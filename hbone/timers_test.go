@@ -660,8 +660,8 @@ func TestWriteDeadlineGivesBackItsRoom(t *testing.T) {
 		synctest.Wait()
 		c.w.mu.Lock()
 		defer c.w.mu.Unlock()
-		if c.w.room != highWater || live(c.w.waiters) > 0 {
-			t.Errorf("the tunnel has %d bytes of room and %d streams in line with all streams gone, want %d and 0", c.w.room, live(c.w.waiters), highWater)
+		if c.w.room != highWater || len(c.w.waiters) > 0 {
+			t.Errorf("the tunnel has %d bytes of room and %d streams in line with all streams gone, want %d and 0", c.w.room, len(c.w.waiters), highWater)
 		}
 	})
 }
