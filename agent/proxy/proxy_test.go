@@ -253,9 +253,12 @@ func dialFrom(ctx context.Context, src netip.Addr, dst netip.AddrPort) (*net.TCP
 	return c.(*net.TCPConn), nil
 }
 
+// refused is a client of the pod whose connection to dst is not let through.
+func (p *testPod) refused(dst netip.AddrPort) error { return refused(p.w.Addresses[0], dst) }
+
 // refused dials dst and returns how the connection ended before a byte came.
-func (p *testPod) refused(dst netip.AddrPort) error {
-	c, err := dialFrom(context.Background(), p.w.Addresses[0], dst)
+func refused(src netip.Addr, dst netip.AddrPort) error {
+	c, err := dialFrom(context.Background(), src, dst)
 	if err != nil {
 		return err // the reset may be there before connect has returned
 	}

@@ -175,14 +175,14 @@ func TestRolesRefuse(t *testing.T) {
 					Identity: tt.as, Expect: []spiffeid.ID{tt.expect},
 				})
 			})
-			c := dialClient(t, l.net.Addr().Next(), addrPort(entrance.Addr()))
+			src, dst := l.net.Addr().Next(), addrPort(entrance.Addr())
 			if tt.flag == "" {
+				c := dialClient(t, src, dst)
 				roundTrip(t, c)
 				c.Close()
 				return
 			}
-			_, err := io.ReadAll(c)
-			if !errors.Is(err, syscall.ECONNRESET) {
+			if err := refused(src, dst); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("the client saw %v, want a reset", err)
 			}
 			n.log.wait("the reason", map[string]any{"direction": "outbound", "response_flags": tt.flag})

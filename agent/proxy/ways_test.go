@@ -124,6 +124,25 @@ func TestSourceAddress(t *testing.T) {
 	})
 }
 
+// TestForeignSourceAddress: a process may give its socket any address that its
+// pod has, 127.0.0.1 among them, and no application on the node is told that
+// the connection comes from there.
+func TestForeignSourceAddress(t *testing.T) {
+	app := func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, addrPort(c.RemoteAddr()).Addr().String())
+	}
+	for _, name := range []string{"hbone", "local"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWay(t, name, nil, app)
+			c := dialClient(t, netip.MustParseAddr("127.0.0.1"), w.dst)
+			got, err := io.ReadAll(c)
+			if want := w.client.w.Addresses[0].String(); err != nil || string(got) != want {
+				t.Errorf("the application saw %q (%v), want the client's own %s: the socket's address is not the pod's", got, err, want)
+			}
+		})
+	}
+}
+
 // TestHalfClose: either side may end first, and the other goes on.
 func TestHalfClose(t *testing.T) {
 	big := data(1<<20, 2)
