@@ -62,6 +62,37 @@ func TestSeriesAreEvicted(t *testing.T) {
 	})
 }
 
+// A peer that the node does not know names its series itself. They go when they
+// are not used, although their destination exists, and make room for others.
+func TestSeriesNamedByPeersAreEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewPedanticRegistry()
+		tel := New(Config{Registerer: reg, MaxSeries: 10, LabelTTL: 10 * time.Minute, Exists: func(uid string) bool {
+			return uid == client.UID || uid == server.UID
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- tel.Run(ctx) }()
+
+		for i := range 10 {
+			info := inbound()
+			info.Source = nil
+			info.SourceBaggage = &hbone.Baggage{WorkloadName: fmt.Sprint("w", i)}
+			tel.Open(info).Close(1, 0, nil, FlagNone)
+		}
+		want(t, "in use", gather(t, reg), "adit_telemetry_series", 10)
+		time.Sleep(15 * time.Minute)
+		want(t, "named by peers and not used for longer than LabelTTL", gather(t, reg), "adit_telemetry_series", 0)
+		tel.Open(outbound()).Close(1, 0, nil, FlagNone)
+		want(t, "there is room for workloads that are known", gather(t, reg), "adit_telemetry_overflow_total", 0)
+
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestSeriesAreBounded(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	tel := New(Config{Registerer: reg, MaxSeries: 10})
