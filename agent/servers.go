@@ -28,8 +28,9 @@ type httpServer struct {
 // before anything is served.
 func (a *Agent) listenServers() (*servers, error) {
 	metrics := http.NewServeMux()
-	metrics.Handle("GET /metrics", a.metricsHandler())
-	metrics.Handle("GET /stats/prometheus", a.metricsHandler()) // where Istio's scrapers look
+	scrape := a.metricsHandler()
+	metrics.Handle("GET /metrics", scrape)
+	metrics.Handle("GET /stats/prometheus", scrape) // where Istio's scrapers look
 	health := http.NewServeMux()
 	health.Handle("GET /healthz/ready", a.ready)
 	health.HandleFunc("GET /healthz/live", func(http.ResponseWriter, *http.Request) {})

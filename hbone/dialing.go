@@ -12,6 +12,7 @@ import (
 
 // dialing is a tunnel being opened, for everybody who waits for it.
 type dialing struct {
+	start   time.Time
 	done    chan struct{}
 	conn    *conn // set before done is closed
 	err     error // set before done is closed
@@ -33,7 +34,9 @@ func (p *Pool) leave(g *group, d *dialing, cause error) Phase {
 	if d.waiters--; d.waiters > 0 {
 		return d.phase
 	}
-	if cause == error(errDialTimeout) {
+	// A caller's own deadline, about as long as ours, says the same.
+	if cause == error(errDialTimeout) ||
+		errors.Is(cause, context.DeadlineExceeded) && time.Since(d.start) >= p.cfg.DialTimeout/2 {
 		d.cancel(errDialTimeout)
 		return d.phase
 	}
@@ -47,7 +50,7 @@ func (p *Pool) leave(g *group, d *dialing, cause error) Phase {
 
 func (p *Pool) startDialLocked(g *group, t Target) *dialing {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	d := &dialing{done: make(chan struct{}), cancel: cancel, phase: PhaseTCP}
+	d := &dialing{done: make(chan struct{}), cancel: cancel, start: time.Now(), phase: PhaseTCP}
 	g.dial = d
 	p.wg.Go(func() { p.runTunnel(ctx, g, t, d) })
 	return d

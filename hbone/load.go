@@ -22,9 +22,9 @@ const (
 	burstTime    = 100 * time.Millisecond
 	burstStreams = 4
 	// burstRate is what a new stream is taken to move, in bytes per second.
-	burstRate = 1 << 20
+	burstRate = 32 << 20
 	// extraIdle is how long a tunnel beside the first is kept without streams.
-	extraIdle = 30 * time.Second
+	extraIdle = 2 * time.Minute
 )
 
 // tunnelsPerPeer is how many tunnels load may open to one peer. Streams beyond

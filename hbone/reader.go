@@ -91,10 +91,10 @@ func (r *reader) decrypt() error {
 			var n int
 			n, err = r.c.tls.Read(r.plain.b[r.n:])
 			r.n += n
+			r.c.moved.Add(int64(n))
 			more = r.c.wire.took()
 		}
 		if r.n > r.r {
-			r.c.moved.Add(int64(r.n - r.r))
 			r.c.lastSeen.Store(int64(time.Since(r.c.born)))
 			if perr := r.parse(); perr != nil {
 				return perr

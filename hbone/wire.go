@@ -13,9 +13,9 @@ import (
 // section 5.2 allows 256 bytes beside the payload.
 const wireRecord = recordSize + 256
 
-// readChunk is how much is asked of the socket at a time: several TLS records
-// for one system call.
-const readChunk = 4 * wireRecord
+// readChunk is how much fill reads: the first record. What follows is read into
+// crypto/tls's own buffer, without a copy.
+const readChunk = wireRecord
 
 // mergeBytes is how many bytes of TLS records are gathered for one write: two
 // full records. Four take a tenth more CPU: the copies leave the cache.
@@ -39,6 +39,12 @@ type wire struct {
 	fillFn  func(fd uintptr) bool
 	records recordCounter
 
+	// Reading into crypto/tls's buffer.
+	direct  []byte
+	directN int
+	drained bool // the last read of the socket did not fill what it was given
+	pollFn  func(fd uintptr) bool
+
 	mu      sync.Mutex // guards the rest; the peer's KeyUpdate makes the reader write
 	merging bool
 	out     []byte
@@ -52,6 +58,7 @@ func newWire(c net.Conn) *wire {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
 			w.fillFn = w.fillOnce
+			w.pollFn = w.pollOnce
 			w.tryFn = w.tryOnce
 		}
 	}
@@ -71,29 +78,66 @@ func (nothingAtHand) Temporary() bool { return true }
 var chunkPool = sync.Pool{New: func() any { b := make([]byte, readChunk); return &b }}
 
 func (w *wire) Read(p []byte) (int, error) {
-	if w.n > w.r {
-		n := copy(p, (*w.in)[w.r:w.n])
+	n, err := w.read(p)
+	w.records.add(p[:n])
+	return n, err
+}
+
+func (w *wire) read(p []byte) (n int, err error) {
+	switch {
+	case w.n > w.r:
+		n = copy(p, (*w.in)[w.r:w.n])
 		w.r += n
 		if w.r == w.n {
 			w.release()
 		}
-		w.records.add(p[:n])
 		return n, nil
+	case !w.polled:
+		return w.Conn.Read(p)
+	case w.raw != nil && !w.drained && len(p) >= recordSize:
+		if n, err = w.poll(p); n > 0 || err != nil {
+			return n, err
+		}
 	}
-	if w.polled {
-		w.records.whole = 0
-		return 0, errNothingAtHand
+	w.records.whole = 0
+	return 0, errNothingAtHand
+}
+
+// poll reads what the socket has at once, 0 if nothing.
+func (w *wire) poll(p []byte) (int, error) {
+	w.direct, w.directN, w.fillErr = p, 0, nil
+	err := w.raw.Read(w.pollFn)
+	w.direct = nil
+	if err == nil {
+		err = w.fillErr
 	}
-	n, err := w.Conn.Read(p)
-	w.records.add(p[:n])
-	return n, err
+	w.drained = w.directN < len(p)
+	return w.directN, err
+}
+
+func (w *wire) pollOnce(fd uintptr) bool {
+	n, err := syscall.Read(int(fd), w.direct)
+	switch {
+	case err == syscall.EAGAIN || err == syscall.EINTR:
+	case err != nil:
+		w.fillErr = w.readError(err)
+	case n == 0:
+		w.fillErr = io.EOF
+	default:
+		w.directN = n
+	}
+	return true
+}
+
+func (w *wire) readError(err error) error {
+	return &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
 }
 
 // took notes that a record has been decrypted, and reports whether another may
 // be at hand. It may be wrong only in saying yes.
 func (w *wire) took() (more bool) {
 	w.records.whole = max(w.records.whole-1, 0)
-	return w.records.whole > 0 || w.n > w.r
+	return w.records.whole > 0 || w.n > w.r || !w.drained
 }
 
 // recordCounter counts the TLS records (RFC 8446 section 5.1) that crypto/tls
@@ -143,6 +187,7 @@ func (w *wire) fill() error {
 		return err
 	}
 	w.fillErr = nil
+	w.drained = false
 	if err := w.raw.Read(w.fillFn); err != nil {
 		return err
 	}
@@ -161,12 +206,13 @@ func (w *wire) fillOnce(fd uintptr) bool {
 			return false
 		case err != nil:
 			w.release()
-			w.fillErr = &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
+			w.fillErr = w.readError(err)
 		case n == 0:
 			w.release()
 			w.fillErr = io.EOF
 		default:
 			w.n = n
+			w.drained = n < len(*w.in)
 		}
 		return true
 	}
