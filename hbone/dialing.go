@@ -36,7 +36,7 @@ func (p *Pool) leave(g *group, d *dialing, cause error) Phase {
 	}
 	// A caller's own deadline, about as long as ours, says the same.
 	if cause == error(errDialTimeout) ||
-		errors.Is(cause, context.DeadlineExceeded) && time.Since(d.start) >= p.cfg.DialTimeout/2 {
+		errors.Is(cause, context.DeadlineExceeded) && time.Since(d.start) >= p.cfg.DialTimeout*9/10 {
 		d.cancel(errDialTimeout)
 		return d.phase
 	}
