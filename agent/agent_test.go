@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -145,10 +146,14 @@ func eventually(t *testing.T, why string, ok func() bool, detail func() string) 
 	}
 }
 
-// freeAddr is a loopback address whose port was free a moment ago.
+var addrs atomic.Uint32
+
+// freeAddr is an address for a listener to come. Each has a loopback address of
+// its own, so that neither another one nor an outgoing connection takes its port.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	n := addrs.Add(1)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.1.%d.%d:0", byte(n>>8), byte(n)))
 	if err != nil {
 		t.Fatal(err)
 	}

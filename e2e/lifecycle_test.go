@@ -107,7 +107,7 @@ func TestBrokenMeshFileChangesNothing(t *testing.T) {
 	m.write(t, strings.Replace(m.World(testbed.OnlyClient), "workloadIps", "workloadIPs", 1))
 	err := testbed.Poll(t.Context(), patience, func() error {
 		for _, line := range testbed.LastLines(m.files.Log(m.NodeB), 5) {
-			if strings.Contains(line, "world.yaml:10:") && strings.Contains(line, "workloadIPs") {
+			if strings.Contains(line, "world.yaml:12:") && strings.Contains(line, "workloadIPs") {
 				return nil
 			}
 		}
