@@ -49,6 +49,10 @@ func (s *snapshot) inbound(self *Workload, local netip.Addr, authority string) (
 	if self == nil {
 		return refuse(http.StatusServiceUnavailable, "this workload is not known yet; is it in the mesh configuration?")
 	}
+	if t := self.ApplicationTunnel; t != nil && t.Protocol == TunnelPROXY {
+		// Handed on bare, the application would take the stream for a PROXY header.
+		return refuse(http.StatusServiceUnavailable, "workload %s wants its traffic by PROXY protocol, which is not spoken here", self)
+	}
 	local = plain(local)
 	d := Delivery{Dst: netip.AddrPortFrom(addr, port)}
 	if host != "" {

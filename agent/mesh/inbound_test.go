@@ -159,3 +159,16 @@ func FuzzAuthority(f *testing.F) {
 		}
 	})
 }
+
+// A stream handed on bare would be taken for a PROXY header by an application
+// that expects one.
+func TestInboundApplicationTunnel(t *testing.T) {
+	for protocol, refused := range map[TunnelProtocol]bool{TunnelNone: false, TunnelPROXY: true} {
+		self := pod("self", "10.0.0.2", func(w *Workload) { w.ApplicationTunnel = &ApplicationTunnel{Protocol: protocol} })
+		_, err := store(t, self).Inbound(self, netip.MustParseAddr("10.0.0.2"), "10.0.0.2:8080")
+		var in *InboundError
+		if got := errors.As(err, &in) && in.Status == 503; got != refused {
+			t.Errorf("%v: refused is %v, want %v: %v", protocol, got, refused, err)
+		}
+	}
+}
