@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -207,6 +208,10 @@ func (p *Proxy) readArrival(ctx context.Context, pod *servedPod, s *hbone.Stream
 	a.dst, a.service = d.Dst, d.Service
 	if a.service == nil {
 		a.service = p.serviceOf(a.self, req.Get("forwarded"))
+	}
+	if p.log.Enabled(ctx, slog.LevelDebug) {
+		p.log.Debug("stream arrived", "source", a.src, "identity", a.peer.String(), "authority", a.authority,
+			"trace", hbone.TraceID(req.Get("traceparent")))
 	}
 	return a, nil
 }
