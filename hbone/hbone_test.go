@@ -220,6 +220,18 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
+// A tunnel carries more than its window: its credit comes back on receipt.
+func TestMoreThanTheTunnelWindow(t *testing.T) {
+	r := newRig(t)
+	c := dial(t, r.front(upstream(t, echo)))
+	want := noise(7, TunnelWindow*5/4)
+	go func() { c.Write(want); c.CloseWrite() }()
+	got, err := io.ReadAll(c)
+	if err != nil || sha256.Sum256(got) != sha256.Sum256(want) {
+		t.Fatalf("%d of %d bytes came back, or other ones: %v", len(got), len(want), err)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	r := newRig(t)
 	l := listen(t)

@@ -18,10 +18,7 @@ import (
 
 // TestPolicy: who is not allowed is reset, and both agents' logs say why.
 func TestPolicy(t *testing.T) {
-	ways(t, nil, echo, func(t *testing.T, w *way) {
-		if !w.inbound {
-			t.Skip("no policy decides about unmeshed destinations")
-		}
+	policedWays(t, nil, echo, func(t *testing.T, w *way) {
 		only := allow("only-other", w.lab.mesh.ID("default", "other"))
 		if err := w.lab.store.Apply(mesh.Update{Policies: []policy.Policy{only}}); err != nil {
 			t.Fatal(err)
@@ -51,10 +48,7 @@ func TestPolicy(t *testing.T) {
 // TestMissingPolicy: a workload that names a policy which has not arrived takes
 // nobody.
 func TestMissingPolicy(t *testing.T) {
-	ways(t, nil, echo, func(t *testing.T, w *way) {
-		if !w.inbound {
-			t.Skip("no policy decides about unmeshed destinations")
-		}
+	policedWays(t, nil, echo, func(t *testing.T, w *way) {
 		changed := *w.server.w
 		changed.AuthorizationPolicies = []string{"default/late"}
 		if err := w.lab.store.Apply(mesh.Update{Workloads: []*mesh.Workload{&changed}}); err != nil {

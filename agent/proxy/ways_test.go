@@ -25,7 +25,17 @@ type way struct {
 
 // ways runs test once for each way, with app as the server's application.
 func ways(t *testing.T, change func(*Config), app func(*net.TCPConn), test func(t *testing.T, w *way)) {
-	for _, name := range []string{"hbone", "local", "passthrough", "plaintext"} {
+	each(t, []string{"hbone", "local", "passthrough", "plaintext"}, change, app, test)
+}
+
+// policedWays is ways without passthrough: no policy decides about unmeshed
+// destinations.
+func policedWays(t *testing.T, change func(*Config), app func(*net.TCPConn), test func(t *testing.T, w *way)) {
+	each(t, []string{"hbone", "local", "plaintext"}, change, app, test)
+}
+
+func each(t *testing.T, names []string, change func(*Config), app func(*net.TCPConn), test func(t *testing.T, w *way)) {
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) { test(t, newWay(t, name, change, app)) })
 	}
 }
@@ -299,10 +309,7 @@ func TestPolicyChange(t *testing.T) {
 		_, err := io.ReadAll(c)
 		result <- err
 	}
-	ways(t, nil, app, func(t *testing.T, w *way) {
-		if !w.inbound {
-			t.Skip("no policy decides about unmeshed destinations")
-		}
+	policedWays(t, nil, app, func(t *testing.T, w *way) {
 		c := w.dial()
 		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 			t.Fatal(err)
