@@ -55,6 +55,7 @@ type Agent struct {
 
 // New returns an agent that will run with cfg. The error is a [*ConfigError].
 func New(cfg Config, opt Options) (*Agent, error) {
+	cfg.complete()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"os"
 	"time"
 )
@@ -20,6 +21,17 @@ type Config struct {
 
 	World WorldConfig `yaml:"world"`
 	CA    CAConfig    `yaml:"ca"`
+	// CNI is the server that adit-cni asks before a pod's first process starts,
+	// and that plugin's installation. Default: none, pods are found once they
+	// run. It needs world.kubernetes.
+	CNI *CNIConfig `yaml:"cni"`
+	// Probes exempts kubelet's probes from policy, by rules in the node's own
+	// network namespace. It needs world.kubernetes. Default: false.
+	Probes bool `yaml:"probes"`
+	// SysctlRoot is where sysctls of the pods' network namespaces are written:
+	// a container's own /proc/sys is read-only, the host's mounted elsewhere is
+	// not. Default: /proc/sys.
+	SysctlRoot string `yaml:"sysctlRoot"`
 
 	// SameNode is how connections between two pods of this node are carried:
 	// "hbone", as to any other node, or "direct", joined inside the agent.
@@ -64,10 +76,58 @@ type WorldConfig struct {
 	// each local pod. It is read again when it changes. "" = no pods, only the
 	// encapsulate and terminate roles. Relative to the configuration file.
 	File string `yaml:"file"`
+	// Kubernetes takes them from the Kubernetes API instead, with Istio's
+	// policies where their CRDs are installed. Default: none.
+	Kubernetes *KubernetesConfig `yaml:"kubernetes"`
 }
 
-// CAConfig is the embedded CA.
+// KubernetesConfig says how the Kubernetes API is read.
+type KubernetesConfig struct {
+	// Kubeconfig is a kubeconfig file. "" = the pod's own service account.
+	// Relative to the configuration file. Default: "".
+	Kubeconfig string `yaml:"kubeconfig"`
+	// ClusterDomain is the DNS domain of services. Default: cluster.local.
+	ClusterDomain string `yaml:"clusterDomain"`
+	// ClusterID is the cluster's name in the UIDs of workloads. Default:
+	// Kubernetes.
+	ClusterID string `yaml:"clusterID"`
+	// RootNamespace is the one whose policies hold for the whole mesh. Default:
+	// adit-system.
+	RootNamespace string `yaml:"rootNamespace"`
+}
+
+// CNIConfig is the way from a container runtime to the agent.
+type CNIConfig struct {
+	// Socket is where adit-cni asks the agent. Default: /run/adit/cni.sock.
+	Socket string `yaml:"socket"`
+	// ConfDir is where the node's runtime finds its network configuration; the
+	// agent adds its plugin there, last in the chain. Default: /etc/cni/net.d.
+	ConfDir string `yaml:"confDir"`
+	// BinDir is where the runtime finds plugins. Default: /opt/cni/bin.
+	BinDir string `yaml:"binDir"`
+	// Binary is the plugin, which is copied to BinDir. Default: /adit-cni.
+	Binary string `yaml:"binary"`
+	// ExcludeNamespaces are those whose pods start without the agent being
+	// asked: what the agent itself needs must not wait for it. Default:
+	// kube-system and adit-system.
+	ExcludeNamespaces []string `yaml:"excludeNamespaces"`
+}
+
+// CAConfig says where certificates come from: the embedded CA, or a server.
 type CAConfig struct {
+	// Address is the host:port of a server of Istio's CreateCertificate, such as
+	// adit ca or istiod. "" = the embedded CA. Default: "".
+	Address string `yaml:"address"`
+	// TokenFile is the agent's own service account token, by which that server
+	// knows it; read again for every request. Default:
+	// /var/run/secrets/tokens/istio-token.
+	TokenFile string `yaml:"tokenFile"`
+	// RootConfigMap is the NAMESPACE/NAME of the ConfigMap that holds the
+	// trusted roots under root-cert.pem. It needs world.kubernetes. Default: "".
+	RootConfigMap string `yaml:"rootConfigMap"`
+	// RootFile is a file of trusted roots, PEM, read again when it changes.
+	// Relative to the configuration file. Default: "".
+	RootFile string `yaml:"rootFile"`
 	// Directory keeps the CA's root and key; agents that share it trust each
 	// other. "" = a root in memory, which no other process knows. Relative to
 	// the configuration file. Default: "".
@@ -133,7 +193,8 @@ func DefaultConfig() Config {
 	return Config{
 		NodeName:         host,
 		TrustDomain:      "cluster.local",
-		CA:               CAConfig{TTL: 24 * time.Hour},
+		CA:               CAConfig{TTL: 24 * time.Hour, TokenFile: "/var/run/secrets/tokens/istio-token"},
+		SysctlRoot:       "/proc/sys",
 		SameNode:         "hbone",
 		Log:              LogConfig{Level: "info", Format: "text"},
 		AccessLog:        AccessLogConfig{Format: "text"},
@@ -143,5 +204,24 @@ func DefaultConfig() Config {
 		DialTimeout:      10 * time.Second,
 		HalfCloseTimeout: time.Hour,
 		DrainTimeout:     30 * time.Second,
+	}
+}
+
+// complete gives the parts of c that are there only when they are named their
+// defaults.
+func (c *Config) complete() {
+	if k := c.World.Kubernetes; k != nil {
+		k.ClusterDomain = cmp.Or(k.ClusterDomain, "cluster.local")
+		k.ClusterID = cmp.Or(k.ClusterID, "Kubernetes")
+		k.RootNamespace = cmp.Or(k.RootNamespace, "adit-system")
+	}
+	if n := c.CNI; n != nil {
+		n.Socket = cmp.Or(n.Socket, "/run/adit/cni.sock")
+		n.ConfDir = cmp.Or(n.ConfDir, "/etc/cni/net.d")
+		n.BinDir = cmp.Or(n.BinDir, "/opt/cni/bin")
+		n.Binary = cmp.Or(n.Binary, "/adit-cni")
+		if n.ExcludeNamespaces == nil {
+			n.ExcludeNamespaces = []string{"kube-system", "adit-system"}
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -40,7 +41,17 @@ func TestParseConfig(t *testing.T) {
 		{"zero duration", minimal + "drainTimeout: 0s\n", []string{"agent.yaml:2:15: drainTimeout: must be more than zero"}},
 		{"string for a list", minimal + "trustDomainAliases: a\n", []string{"trustDomainAliases: want a list"}},
 		{"list for a string", minimal + "nodeName: [a]\n", []string{"nodeName: want a string, have a list"}},
-		{"string for a mapping", "world: world.yaml\n", []string{`agent.yaml:1:8: world: want a mapping with file, have the string "world.yaml"`}},
+		{"string for a mapping", "world: world.yaml\n", []string{`agent.yaml:1:8: world: want a mapping with file, kubernetes, have the string "world.yaml"`}},
+		{"two worlds", "world: {file: w.yaml, kubernetes: {}}\n", []string{"agent.yaml:1:15: world.file: the world comes from one place"}},
+		{"plugin without Kubernetes", minimal + "cni: {}\n", []string{"cni: needs world.kubernetes"}},
+		{"probes without Kubernetes", minimal + "probes: true\n", []string{"probes: needs world.kubernetes"}},
+		{"string for a boolean", minimal + "probes: yes\n", []string{`probes: want true or false, have the string "yes"`}},
+		{"relative socket", "world: {kubernetes: {}}\ncni: {socket: cni.sock}\n", []string{`cni.socket: "cni.sock" is not an absolute path`}},
+		{"server without roots", minimal + "ca: {address: 'ca:15012'}\n", []string{"ca.address: set one of ca.rootConfigMap and ca.rootFile"}},
+		{"server and embedded CA", minimal + "ca: {address: 'ca:15012', directory: d, rootFile: r}\n", []string{"ca.directory: is for the embedded CA"}},
+		{"roots without a server", minimal + "ca: {rootFile: r}\n", []string{"ca.rootFile: is for a CA server"}},
+		{"ConfigMap without Kubernetes", minimal + "ca: {address: 'ca:15012', rootConfigMap: a/b}\n", []string{"ca.rootConfigMap: needs world.kubernetes"}},
+		{"ConfigMap without namespace", "world: {kubernetes: {}}\nca: {address: 'ca:15012', rootConfigMap: b}\n", []string{`"b" is not NAMESPACE/NAME`}},
 		{"boolean for a string", minimal + "nodeName: true\n", []string{"nodeName: want a string, have the boolean true"}},
 		{"key without a value", minimal + "nodeName:\n", nil},
 		{"alias", "nodeName: &x a\nworld: {file: *x}\n", []string{"aliases and tags are not used here"}},
@@ -120,10 +131,39 @@ func TestReferenceConfig(t *testing.T) {
 	}
 }
 
+// TestReferenceKubernetes: what the reference configuration has as comments is
+// read too, and shows the defaults.
+func TestReferenceKubernetes(t *testing.T) {
+	text := regexp.MustCompile(`(?m)^( *)# ( *[a-z][a-zA-Z]*:( .*)?)$`).ReplaceAllString(ReferenceConfig, "$1$2")
+	text = strings.Replace(text, "    file: world.yaml\n", "", 1)
+	cfg, err := ParseConfig("reference", []byte(text))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	want := Config{World: WorldConfig{Kubernetes: new(KubernetesConfig)}, CNI: new(CNIConfig)}
+	want.complete()
+	if diff := cmp.Diff(want.World, cfg.World); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(want.CNI, cfg.CNI); diff != "" {
+		t.Error(diff)
+	}
+	if want := DefaultConfig().CA.TokenFile; cfg.CA.Address == "" || cfg.CA.RootConfigMap == "" || cfg.CA.TokenFile != want {
+		t.Errorf("the CA server is %+v", cfg.CA)
+	}
+	alone, err := ParseConfig("alone", []byte("nodeName: a\nworld:\n  kubernetes:\ncni:\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.CNI, alone.CNI); diff != "" || alone.World.Kubernetes == nil {
+		t.Errorf("keys without a value: %+v\n%s", alone.World, diff)
+	}
+}
+
 func yamlNames(t reflect.Type) []string {
 	var names []string
 	switch {
-	case t.Kind() == reflect.Slice:
+	case t.Kind() == reflect.Slice, t.Kind() == reflect.Pointer:
 		return yamlNames(t.Elem())
 	case t.Kind() != reflect.Struct:
 		return nil

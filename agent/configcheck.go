@@ -54,6 +54,9 @@ func (d *document) checkNode(n ast.Node, t reflect.Type, path string) {
 		d.add(placeOf(n), path, "aliases and tags are not used here; write the value out")
 		return
 	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch {
 	case t == durationType:
 		d.checkDuration(n, path)
@@ -66,6 +69,10 @@ func (d *document) checkNode(n ast.Node, t reflect.Type, path string) {
 	case t.Kind() == reflect.String:
 		if _, ok := n.(ast.ScalarNode); !ok || n.Type() == ast.BoolType {
 			d.add(placeOf(n), path, fmt.Sprintf("want a string, have %s", kindOf(n)))
+		}
+	case t.Kind() == reflect.Bool:
+		if n.Type() != ast.BoolType {
+			d.add(placeOf(n), path, fmt.Sprintf("want true or false, have %s", kindOf(n)))
 		}
 	}
 }

@@ -23,7 +23,11 @@ func LoadConfig(path string) (Config, error) {
 		return cfg, err
 	}
 	dir := filepath.Dir(path)
-	for _, p := range []*string{&cfg.World.File, &cfg.CA.Directory, &cfg.AccessLog.File} {
+	paths := []*string{&cfg.World.File, &cfg.CA.Directory, &cfg.CA.RootFile, &cfg.AccessLog.File}
+	if cfg.World.Kubernetes != nil {
+		paths = append(paths, &cfg.World.Kubernetes.Kubeconfig)
+	}
+	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -50,6 +54,13 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		doc.addSyntax(err)
 		return cfg, doc.err()
 	}
+	if _, named := doc.places["world.kubernetes"]; named && cfg.World.Kubernetes == nil {
+		cfg.World.Kubernetes = new(KubernetesConfig) // "kubernetes:" alone is all of its defaults
+	}
+	if _, named := doc.places["cni"]; named && cfg.CNI == nil {
+		cfg.CNI = new(CNIConfig)
+	}
+	cfg.complete()
 	for _, f := range cfg.faults() {
 		doc.addFault(f)
 	}

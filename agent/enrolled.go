@@ -56,8 +56,12 @@ func (e *enrolled) watch(inode uint64) error {
 		case err := <-e.watched:
 			e.watchedDone = true
 			return fmt.Errorf("watch over the capture rules: %w", orStopped(err))
+		case <-r.newRules:
+			if err := e.applyRules(); err != nil {
+				return err
+			}
 		case <-check.C:
-			if replaced(r.pod.Netns, inode) {
+			if r.pod.Inode == 0 && replaced(r.pod.Netns, inode) {
 				return errReplaced
 			}
 		}
@@ -105,12 +109,33 @@ func replaced(name string, inode uint64) bool {
 	return now.Inode() != inode
 }
 
+// applyRules changes what is captured without a pause in it.
+func (e *enrolled) applyRules() error {
+	e.r.mu.Lock()
+	rules := e.r.rules
+	e.r.mu.Unlock()
+	c, ok := any(e.captured).(interface{ SetRules(capture.Rules) error })
+	if !ok {
+		return nil
+	}
+	if err := c.SetRules(rules); err != nil {
+		return fmt.Errorf("change the capture rules: %w", err)
+	}
+	return nil
+}
+
+// goneDrain is how long the container runtime is held up while a pod that ends
+// takes leave of its peers. Its processes have ended already.
+const goneDrain = time.Second
+
 // leave ends the capture in the way that its end asks for.
 //
 //   - The agent stops: live connections drain, the rules stay, so that the pod
 //     sends nothing in plaintext while it has no agent.
 //   - The pod is not to be captured any more: the rules let new connections pass
 //     by, live ones drain, then all goes.
+//   - The pod's network is about to go: live connections have goneDrain to say
+//     goodbye, and the rules go with the namespace.
 //   - The pod has changed, its name stands for another namespace, or something
 //     broke: live connections are cut, so that whatever comes next need not
 //     wait, and the rules stay, for it to adopt or to die with the namespace.
@@ -126,6 +151,8 @@ func (e *enrolled) leave(reason error) error {
 			e.waitIdle()
 		}
 		e.stop(proxy.ErrClosed) // the drain is over
+	case errors.Is(end, errGone):
+		e.stop(proxy.DrainWithin(goneDrain))
 	case reason != nil, errors.Is(end, errChanged):
 		e.stop(proxy.ErrClosed)
 	default:

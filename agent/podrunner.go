@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,8 @@ const (
 	PodServing   PodState = "serving"
 	PodRetrying  PodState = "retrying"
 	PodDraining  PodState = "draining"
+	// PodReleased is not captured any more, and waits to be forgotten.
+	PodReleased PodState = "released"
 )
 
 // PodStatus describes one local pod for an operator.
@@ -76,12 +79,15 @@ type podRunner struct {
 	// run's goroutine owns it.
 	release func()
 
-	mu     sync.Mutex // guards status
+	newRules chan struct{} // one-slot edge
+
+	mu     sync.Mutex // guards the fields below
 	status PodStatus
+	rules  capture.Rules
 }
 
 func (s *podSet) newRunner(ctx context.Context, pod LocalPod) *podRunner {
-	r := &podRunner{set: s, pod: pod}
+	r := &podRunner{set: s, pod: pod, rules: pod.Rules, newRules: make(chan struct{}, 1)}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.status = PodStatus{
 		UID: pod.UID, Netns: pod.Netns, Identity: pod.Identity.String(), State: PodEnrolling, Since: time.Now(),
@@ -127,24 +133,29 @@ func (r *podRunner) run() {
 // serve captures the pod and serves it until the runner's context ends, the
 // network namespace is replaced, or something breaks.
 func (r *podRunner) serve() (err error) {
-	netns, err := capture.OpenNetns(r.pod.Netns)
+	netns, err := r.pod.open()
 	if err != nil {
 		return err
 	}
 	inode := netns.Inode()
+	if r.pod.Inode != 0 && r.pod.Inode != inode {
+		netns.Close()
+		return fmt.Errorf("its network namespace is another one than was found to be its own (%d, not %d)", inode, r.pod.Inode)
+	}
 	if err := r.set.claim(inode, r.pod.UID); err != nil {
 		netns.Close()
 		return err
 	}
 	defer r.set.unclaim(inode)
+	if r.pod.Release {
+		return r.removeLeftovers(netns)
+	}
 	// Before the rules are there, since connections come with them. Kept until
 	// the runner ends: an attempt that fails costs no further certificate.
 	if r.release == nil {
 		r.release = r.set.Identity.Acquire(r.pod.Identity)
 	}
-	captured, err := capture.Enrol(r.ctx, capture.PodConfig{
-		Netns: netns, OnRepair: r.repaired, Logger: r.set.Logger.With("pod", r.pod.UID),
-	})
+	captured, err := capture.Enrol(r.ctx, r.captureConfig(netns))
 	if err != nil {
 		netns.Close()
 		return err
@@ -152,8 +163,52 @@ func (r *podRunner) serve() (err error) {
 
 	e := newEnrolled(r, captured)
 	r.serving(inode)
+	if r.set.Captured != nil {
+		r.set.Captured(r.pod)
+	}
 	reason := e.watch(inode)
+	if r.set.Released != nil {
+		r.set.Released(r.pod)
+	}
 	return errors.Join(reason, e.leave(reason))
+}
+
+func (r *podRunner) captureConfig(netns *capture.Netns) capture.PodConfig {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return capture.PodConfig{
+		Netns: netns, Rules: r.rules, OnRepair: r.repaired, Logger: r.set.Logger.With("pod", r.pod.UID),
+	}
+}
+
+// setRules changes what is captured, now or as soon as the pod is.
+func (r *podRunner) setRules(rules capture.Rules) {
+	r.mu.Lock()
+	changed := !reflect.DeepEqual(r.rules, rules)
+	r.rules = rules
+	r.mu.Unlock()
+	if changed {
+		signal(r.newRules)
+	}
+}
+
+// removeLeftovers frees a pod that is not to be captured from the rules of an
+// earlier agent, and then waits for its end: there is nothing more to do.
+func (r *podRunner) removeLeftovers(netns *capture.Netns) error {
+	// Adopting them first takes them from whoever else may think he has them.
+	captured, err := capture.Enrol(r.ctx, r.captureConfig(netns))
+	if err != nil {
+		netns.Close()
+		return err
+	}
+	if err := captured.Remove(); err != nil {
+		return errors.Join(err, captured.Detach())
+	}
+	r.set.Logger.Info("pod is freed from what an earlier agent left", "pod", r.pod.UID, "netns", r.pod.Netns)
+	r.set.Ready.done(r.readyName())
+	r.setState(PodReleased)
+	<-r.ctx.Done()
+	return nil
 }
 
 func (r *podRunner) proxyPod(captured *capture.Pod) proxy.Pod {
@@ -176,8 +231,9 @@ func (r *podRunner) workload() *mesh.Workload {
 
 func (r *podRunner) setState(state PodState) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.status.State, r.status.Since = state, time.Now()
+	r.mu.Unlock()
+	r.set.wake()
 }
 
 func (r *podRunner) serving(inode uint64) {
@@ -185,6 +241,7 @@ func (r *podRunner) serving(inode uint64) {
 	r.status.State, r.status.Since = PodServing, time.Now()
 	r.status.Inode, r.status.Error, r.status.Attempts = inode, "", 0
 	r.mu.Unlock()
+	r.set.wake()
 	r.set.Logger.Info("pod is captured", "pod", r.pod.UID, "netns", r.pod.Netns, "identity", r.pod.Identity.String())
 }
 

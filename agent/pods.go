@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -15,14 +17,42 @@ import (
 	"github.com/adit-mesh/adit/agent/mesh"
 	"github.com/adit-mesh/adit/agent/proxy"
 	"github.com/adit-mesh/adit/agent/telemetry"
+	"github.com/adit-mesh/adit/capture"
 	"github.com/adit-mesh/adit/identity"
 )
 
 // LocalPod is a pod of this node that is to be captured.
 type LocalPod struct {
-	UID      string      // of its workload
-	Netns    string      // its network namespace, by name or path
-	Identity spiffeid.ID // whose SVID it presents
+	UID      string        // of its workload
+	Netns    string        // its network namespace, by name or path
+	Inode    uint64        // of that namespace; 0 = whatever Netns stands for
+	Identity spiffeid.ID   // whose SVID it presents
+	Rules    capture.Rules // what of its traffic is captured
+	// Open opens the namespace, for the caller to close. nil = by Netns.
+	Open func() (*capture.Netns, error)
+	// Release says that the pod is not to be captured, and what an earlier agent
+	// has left in its namespace is to go.
+	Release bool
+}
+
+// place identifies the network namespace.
+func (p *LocalPod) place() string {
+	if p.Inode != 0 {
+		return strconv.FormatUint(p.Inode, 10)
+	}
+	return p.Netns
+}
+
+// same reports whether what serves p can serve q. Rules are changed live.
+func (p *LocalPod) same(q *LocalPod) bool {
+	return p.UID == q.UID && p.place() == q.place() && p.Identity == q.Identity && p.Release == q.Release
+}
+
+func (p *LocalPod) open() (*capture.Netns, error) {
+	if p.Open != nil {
+		return p.Open()
+	}
+	return capture.OpenNetns(p.Netns)
 }
 
 // PodSource says which pods are to be captured.
@@ -63,7 +93,11 @@ type podSetConfig struct {
 	Telemetry    *telemetry.Telemetry
 	Ready        *readiness
 	DrainTimeout time.Duration
-	Logger       *slog.Logger
+	SysctlRoot   string
+	// Captured and Released report that a pod's traffic is captured from now on,
+	// and that it will not be any more. May be nil. They do not block.
+	Captured, Released func(LocalPod)
+	Logger             *slog.Logger
 }
 
 // podSet runs one podRunner for each local pod. None waits for another, except
@@ -74,12 +108,17 @@ type podSet struct {
 	mu      sync.Mutex // guards the fields below
 	runners map[string]*podRunner
 	claims  map[uint64]string // network namespace to the pod that is captured in it
+	gone    map[string]bool   // places whose network is being torn down, as long as they are wanted
+	changed chan struct{}     // closed and replaced when a runner's state changes
 }
 
 func newPodSet(cfg podSetConfig) *podSet {
 	// Before anybody can ask.
 	cfg.Ready.wait(waitLocalPods, "which they are is not known yet")
-	return &podSet{podSetConfig: cfg, runners: make(map[string]*podRunner), claims: make(map[uint64]string)}
+	return &podSet{
+		podSetConfig: cfg, runners: make(map[string]*podRunner), claims: make(map[uint64]string),
+		gone: make(map[string]bool), changed: make(chan struct{}),
+	}
 }
 
 // Why a runner ends although the agent goes on.
@@ -88,6 +127,8 @@ var (
 	// errChanged: another runner takes the network namespace over. Until it has,
 	// the rules stay.
 	errChanged = errors.New("the pod has changed")
+	// errGone: the container runtime is about to take the pod's network away.
+	errGone = errors.New("the pod ends")
 )
 
 const waitLocalPods = "local pods"
@@ -144,25 +185,28 @@ func (s *podSet) Run(ctx context.Context) error {
 func (s *podSet) reconcile(ctx context.Context, want []LocalPod, gone chan<- *podRunner) (started int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := make(map[LocalPod]bool, len(want))
-	inNetns := make(map[string]bool, len(want))
-	for _, p := range want {
-		wanted[p] = true
-		inNetns[p.Netns] = true
+	wanted := make(map[string]*LocalPod, len(want))
+	places := make(map[string]bool, len(want))
+	for i := range want {
+		wanted[want[i].UID] = &want[i]
+		places[want[i].place()] = true
 	}
+	maps.DeleteFunc(s.gone, func(place string, _ bool) bool { return !places[place] })
 	busy := make(map[string]bool) // namespaces that somebody is in
 	for _, r := range s.runners {
-		busy[r.pod.Netns] = true
+		busy[r.pod.place()] = true
+		p := wanted[r.pod.UID]
 		switch {
-		case wanted[r.pod]:
-		case inNetns[r.pod.Netns]:
+		case p != nil && r.pod.same(p):
+			r.setRules(p.Rules)
+		case places[r.pod.place()]:
 			r.cancel(errChanged)
 		default:
 			r.cancel(errRemoved)
 		}
 	}
 	for _, p := range want {
-		if s.runners[p.UID] != nil || busy[p.Netns] {
+		if s.runners[p.UID] != nil || busy[p.place()] || s.gone[p.place()] {
 			continue // reconcile runs again when that one is gone
 		}
 		r := s.newRunner(ctx, p)
@@ -182,6 +226,80 @@ func (s *podSet) forget(r *podRunner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.runners, r.pod.UID)
+	s.notify()
+}
+
+// notify wakes those who wait for a runner's state. s.mu is held.
+func (s *podSet) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// wake is notify for those who do not hold s.mu.
+func (s *podSet) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify()
+}
+
+// runner is the runner of a pod in a network namespace, nil if there is none,
+// and what is closed when that may have changed.
+func (s *podSet) runner(uid string, inode uint64) (r *podRunner, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r = s.runners[uid]; r != nil && r.pod.Inode != inode {
+		r = nil
+	}
+	return r, s.changed
+}
+
+// Wait returns when the pod is captured in a network namespace and has a
+// certificate, or when ctx ends. The error says what is missing.
+func (s *podSet) Wait(ctx context.Context, uid string, inode uint64) error {
+	for {
+		r, changed := s.runner(uid, inode)
+		missing := "an earlier network namespace of it is being left"
+		if r != nil {
+			status := r.snapshot()
+			if status.State == PodServing {
+				return s.waitCertificate(ctx, r.pod.Identity)
+			}
+			missing = cmp.Or(status.Error, string(status.State))
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("pod %s is not captured yet: %s", uid, missing)
+		}
+	}
+}
+
+func (s *podSet) waitCertificate(ctx context.Context, id spiffeid.ID) error {
+	if _, err := s.Identity.SVID(ctx, id); err != nil {
+		return fmt.Errorf("no certificate for %s yet: %w", id, err)
+	}
+	return nil
+}
+
+// Gone ends the capture of a pod whose network is about to be torn down: peers
+// get GOAWAY as long as there is a network to send it. It returns when that is
+// done, or when ctx ends.
+func (s *podSet) Gone(ctx context.Context, uid string, inode uint64) {
+	for {
+		r, changed := s.runner(uid, inode)
+		if r == nil {
+			return
+		}
+		s.mu.Lock()
+		s.gone[r.pod.place()] = true
+		s.mu.Unlock()
+		r.cancel(errGone)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // claim makes a network namespace one pod's alone: its listeners and rules are

@@ -12,11 +12,32 @@ const ReferenceConfig = `  # This node's name in the mesh file; workloads of oth
   # begin at this file's directory.
   world:
     file: world.yaml
+    # Or from the Kubernetes API, with Istio's policies where their CRDs are.
+    # kubernetes:
+    #   kubeconfig: ""                # "" = the pod's own service account
+    #   clusterDomain: cluster.local
+    #   clusterID: Kubernetes
+    #   rootNamespace: adit-system    # whose policies hold for the whole mesh
   # The embedded CA. Agents that share the directory trust each other; ""
   # is a CA in memory, which no other process knows.
   ca:
     directory: ""
     ttl: 24h
+    # Or a server of Istio's CreateCertificate (adit ca, istiod), and the roots
+    # to know it by: root-cert.pem of a ConfigMap, or rootFile.
+    # address: adit-ca.adit-system.svc:15012
+    # tokenFile: /var/run/secrets/tokens/istio-token
+    # rootConfigMap: adit-system/adit-ca-root
+    # rootFile: ""
+  # With world.kubernetes: capture pods before their first process starts.
+  # cni:
+  #   socket: /run/adit/cni.sock
+  #   confDir: /etc/cni/net.d
+  #   binDir: /opt/cni/bin
+  #   binary: /adit-cni
+  #   excludeNamespaces: [kube-system, adit-system]
+  probes: false              # with world.kubernetes: kubelet's probes pass policy
+  sysctlRoot: /proc/sys      # a writable one, where the agent's own is not
   # Between two pods of this node: hbone, or direct (joined inside the agent;
   # saves the encryption, and hides the traffic from NetworkPolicy engines).
   sameNode: hbone

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,9 +28,8 @@ func (c Config) faults() []fault {
 			v.add(field, "%s is the trust domain itself; remove it here", alias)
 		}
 	}
-	if c.World.File == "" && len(c.Encapsulate) == 0 && len(c.Terminate) == 0 {
-		v.add("world.file", "nothing to do: name a mesh file here, or configure encapsulate or terminate")
-	}
+	v.world(c)
+	v.ca(c)
 	v.positive("ca.ttl", c.CA.TTL > 0)
 	v.positive("dialTimeout", c.DialTimeout > 0)
 	v.positive("halfCloseTimeout", c.HalfCloseTimeout > 0)
@@ -48,6 +48,68 @@ func (c Config) faults() []fault {
 		v.terminate(index("terminate", i), td, t)
 	}
 	return v.faults
+}
+
+// world checks where the world comes from, and what needs a certain one.
+func (v *validator) world(c Config) {
+	kubernetes := c.World.Kubernetes != nil
+	switch {
+	case kubernetes && c.World.File != "":
+		v.add("world.file", "the world comes from one place; remove this, or world.kubernetes")
+	case !kubernetes && c.World.File == "" && len(c.Encapsulate) == 0 && len(c.Terminate) == 0:
+		v.add("world.file", "nothing to do: name a mesh file here, set world.kubernetes, or configure encapsulate or terminate")
+	}
+	if kubernetes && c.NodeName == "" {
+		v.add("nodeName", "needed with world.kubernetes: it says whose pods are captured; in a DaemonSet pass --node-name=$(NODE_NAME)")
+	}
+	if c.CNI != nil && !kubernetes {
+		v.add("cni", "needs world.kubernetes: only there are pods started by a container runtime")
+	}
+	if c.Probes && !kubernetes {
+		v.add("probes", "needs world.kubernetes: only there is a kubelet")
+	}
+	v.absolute("sysctlRoot", c.SysctlRoot)
+	if c.CNI != nil {
+		v.absolute("cni.socket", c.CNI.Socket)
+		v.absolute("cni.confDir", c.CNI.ConfDir)
+		v.absolute("cni.binDir", c.CNI.BinDir)
+		v.absolute("cni.binary", c.CNI.Binary)
+	}
+}
+
+func (v *validator) absolute(field, value string) {
+	if !filepath.IsAbs(value) {
+		v.add(field, "%q is not an absolute path", value)
+	}
+}
+
+// ca checks where certificates come from.
+func (v *validator) ca(c Config) {
+	if c.CA.Address == "" {
+		for field, value := range map[string]string{"ca.rootConfigMap": c.CA.RootConfigMap, "ca.rootFile": c.CA.RootFile} {
+			if value != "" {
+				v.add(field, "is for a CA server; name it in ca.address, or remove this")
+			}
+		}
+		return
+	}
+	v.hostPort("ca.address", c.CA.Address)
+	if c.CA.Directory != "" {
+		v.add("ca.directory", "is for the embedded CA, and ca.address names a server; remove one of them")
+	}
+	switch {
+	case (c.CA.RootConfigMap == "") == (c.CA.RootFile == ""):
+		v.add("ca.address", "set one of ca.rootConfigMap and ca.rootFile: without trusted roots the server cannot be known")
+	case c.CA.RootConfigMap != "" && c.World.Kubernetes == nil:
+		v.add("ca.rootConfigMap", "needs world.kubernetes; without it set ca.rootFile")
+	case c.CA.RootConfigMap != "":
+		if ns, name, ok := strings.Cut(c.CA.RootConfigMap, "/"); !ok || ns == "" || name == "" || strings.Contains(name, "/") {
+			v.add("ca.rootConfigMap", "%q is not NAMESPACE/NAME", c.CA.RootConfigMap)
+		}
+	}
+	if c.CA.TokenFile == "" {
+		v.add("ca.tokenFile", "needed with ca.address")
+	}
 }
 
 func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }

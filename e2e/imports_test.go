@@ -19,25 +19,32 @@ const module = "github.com/adit-mesh/adit"
 // import beside itself. A package belongs to the longest matching entry. The
 // list is the picture in ARCHITECTURE.md: imports point down.
 var below = map[string][]string{
-	"identity":        {},
-	"capture":         {},
-	"hbone":           {"identity"},
-	"agent/policy":    {"identity"},
-	"agent/mesh":      {"agent/policy", "identity"},
-	"agent/dns":       {"agent/mesh"},
-	"agent/telemetry": {"agent/mesh", "agent/policy", "hbone", "identity"},
-	"agent/proxy":     {"agent/telemetry", "agent/mesh", "agent/policy", "capture", "hbone", "identity"},
-	"agent/xds":       {"agent/mesh", "agent/policy", "identity"},
-	"agent/kube":      {"agent/mesh", "agent/policy", "identity"},
-	"agent": {"agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh", "agent/policy",
-		"capture", "hbone", "identity"},
+	"identity":          {},
+	"identity/istio":    {"identity"},
+	"identity/caserver": {"identity"},
+	"identity/cakube":   {"identity", "identity/caserver"},
+	"capture":           {},
+	"hbone":             {"identity"},
+	"agent/policy":      {"identity"},
+	"agent/mesh":        {"agent/policy", "identity"},
+	"agent/dns":         {"agent/mesh"},
+	"agent/telemetry":   {"agent/mesh", "agent/policy", "hbone", "identity"},
+	"agent/proxy":       {"agent/telemetry", "agent/mesh", "agent/policy", "capture", "hbone", "identity"},
+	"agent/xds":         {"agent/mesh", "agent/policy", "identity"},
+	"agent/kube":        {"agent/mesh", "agent/policy", "identity"},
+	"agent/enrol":       {"agent/kube", "capture", "identity"},
+	"agent/inspect":     {"agent/proxy", "agent/mesh", "agent/policy", "identity"},
+	"agent": {"agent/inspect", "agent/enrol", "agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh",
+		"agent/policy", "capture", "hbone", "identity/istio", "identity"},
 	// The edge is handed a dialer; it knows no agent.
 	"ingress": {"hbone", "identity"},
 	// Scenarios reach into whatever they show. Only cmd may import them back.
 	"e2e": {"agent", "agent/proxy", "agent/dns", "agent/telemetry", "agent/mesh", "agent/policy",
 		"capture", "hbone", "identity", "ingress"},
-	"cmd": {"agent", "agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh", "agent/policy",
-		"capture", "hbone", "identity", "ingress", "e2e"},
+	// A program that every pod's start runs: what it imports, every pod waits for.
+	"cmd/adit-cni": {"agent/enrol/ask"},
+	"cmd": {"agent", "agent/inspect", "agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh",
+		"agent/policy", "capture", "hbone", "identity/caserver", "identity/cakube", "identity", "ingress", "e2e"},
 }
 
 // fakes may be imported by any test, from any side.
@@ -56,9 +63,10 @@ var edges = map[string][]string{
 	"github.com/mdlayher/netlink":             {"capture", "e2e"},
 	"github.com/goccy/go-yaml":                {"agent", "agent/mesh", "e2e"},
 	"github.com/prometheus/client_golang":     {"agent", "agent/telemetry"},
-	"google.golang.org/grpc":                  {"agent/xds", "identity"},
-	"google.golang.org/protobuf":              {"agent/xds", "identity", "capture"},
-	"k8s.io/client-go":                        {"agent/kube"},
+	"google.golang.org/grpc":                  {"agent/xds", "identity/istio", "identity/caserver", "cmd"},
+	"google.golang.org/protobuf":              {"agent/xds", "identity/istio", "identity/caserver", "capture"},
+	"k8s.io/client-go":                        {"agent/kube", "identity/cakube", "cmd", "e2e"},
+	"istio.io/client-go":                      {"agent/kube"},
 	"github.com/google/go-containerregistry/": {},
 	// The product starts no program; the demo starts itself.
 	"os/exec": {"cmd", "e2e"},

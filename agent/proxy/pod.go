@@ -47,7 +47,7 @@ const backlogGrace = 50 * time.Millisecond
 // ServePod serves pod until ctx ends. Then it stops accepting, tells peers by
 // GOAWAY, lets live connections end for Config.DrainTimeout, cuts the rest, and
 // returns when all is over. If [ErrClosed] is the cause of ctx's end, there is
-// no drain. An error means that the pod could not be served, or that a listener
+// no drain; a [DrainWithin] shortens it. An error means that the pod could not be served, or that a listener
 // broke.
 func (p *Proxy) ServePod(ctx context.Context, pod Pod) error {
 	defer func() {
@@ -152,11 +152,21 @@ func (p *Proxy) drainServer(ended context.Context, sp *servedPod, server *hbone.
 }
 
 func (p *Proxy) drainTimeout(ended context.Context) time.Duration {
-	if errors.Is(context.Cause(ended), ErrClosed) {
+	cause := context.Cause(ended)
+	if errors.Is(cause, ErrClosed) {
 		return 0
+	}
+	if within := DrainWithin(0); errors.As(cause, &within) {
+		return min(time.Duration(within), p.cfg.DrainTimeout)
 	}
 	return p.cfg.DrainTimeout
 }
+
+// DrainWithin is the cause of a context's end that leaves live connections less
+// time than Config.DrainTimeout: their pod's network is about to go.
+type DrainWithin time.Duration
+
+func (d DrainWithin) Error() string { return "drain within " + time.Duration(d).String() }
 
 // drainConnections is drainServer without a server.
 func (p *Proxy) drainConnections(ended context.Context, sp *servedPod) {
