@@ -47,6 +47,7 @@ type Agent struct {
 	ids      *identity.Manager
 	tel      *telemetry.Telemetry
 	proxy    *proxy.Proxy
+	source   PodSource // of pods; build sets it unless it is set
 	pods     *podSet
 	ready    *readiness
 	registry *prometheus.Registry
@@ -182,8 +183,11 @@ func (a *Agent) build(accessLog io.Writer) error {
 	})
 	a.tel.RegisterPool(a.proxy.PoolStats)
 	a.tel.RegisterCertificates(a.ids.Certificates)
+	if a.source == nil {
+		a.source = storePods{a.store}
+	}
 	a.pods = newPodSet(podSetConfig{
-		Source: storePods{a.store}, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
+		Source: a.source, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
 		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, Logger: a.log.With("part", "pods"),
 	})
 	return nil

@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 
 // running is an agent in this process.
 type running struct {
+	agent *Agent
 	t      *testing.T
 	cfg    Config
 	log    *syncBuffer
@@ -51,6 +52,18 @@ type running struct {
 // it is ready.
 func start(t *testing.T, cfg Config) *running {
 	t.Helper()
+	return startUntil(t, cfg, "/healthz/ready", func(*Agent) {})
+}
+
+// startUnready is start with a hand on the agent before it runs, and without
+// the wait for what would make it ready.
+func startUnready(t *testing.T, cfg Config, prepare func(*Agent)) *running {
+	t.Helper()
+	return startUntil(t, cfg, "/healthz/live", prepare)
+}
+
+func startUntil(t *testing.T, cfg Config, health string, prepare func(*Agent)) *running {
+	t.Helper()
 	r := &running{t: t, cfg: cfg, log: new(syncBuffer), access: new(syncBuffer), done: make(chan struct{})}
 	level := new(slog.LevelVar)
 	a, err := New(cfg, Options{
@@ -60,6 +73,8 @@ func start(t *testing.T, cfg Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(a)
+	r.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go func() {
@@ -70,13 +85,13 @@ func start(t *testing.T, cfg Config) *running {
 		cancel()
 		<-r.done
 	})
-	eventually(t, "the agent is ready", func() bool {
+	eventually(t, "the agent answers "+health, func() bool {
 		select {
 		case <-r.done:
 			t.Fatalf("the agent ended: %v\n%s", r.err, r.log)
 		default:
 		}
-		status, _ := r.get(cfg.Readiness, "/healthz/ready")
+		status, _ := r.get(cfg.Readiness, health)
 		return status == http.StatusOK
 	}, func() string { return r.log.String() })
 	return r
