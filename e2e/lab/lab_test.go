@@ -165,3 +165,75 @@ func TestSweep(t *testing.T) {
 		t.Errorf("%s is still there", n.Path())
 	}
 }
+
+func TestKeptNamespaceOutlivesItsLab(t *testing.T) {
+	labtest.Require(t)
+	const prefix = "kept-"
+	first, err := lab.New(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := first.Namespace("n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Keep()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := lab.New(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := second.Open("n")
+	if err != nil {
+		t.Fatalf("open what the first lab kept: %v", err)
+	}
+	if err := again.Bridge("br0"); err != nil {
+		t.Errorf("the namespace came back but cannot be used: %v", err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(n.Path()); err != nil {
+		t.Errorf("a lab that joined a namespace removed it: %v", err)
+	}
+	if names, err := lab.Sweep(prefix); err != nil || len(names) != 1 {
+		t.Errorf("sweep found %v, %v; want the one that was kept", names, err)
+	}
+}
+
+func TestSniffIfRecordsOnlyWhatItIsAskedFor(t *testing.T) {
+	_, a, b, sw := hosts(t)
+	sniff, err := sw.SniffIf("to-a", func(f lab.Frame) bool {
+		s, ok := f.Segment()
+		return ok && s.Flags&lab.SYN != 0
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := b.Listen("tcp", "10.9.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c, err := a.Dial(ctx, nil, "tcp", "10.9.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, "not a SYN")
+	_ = c.Close()
+	if _, ok := sniff.WaitFor(5*time.Second, func(f lab.Frame) bool { return true }); !ok {
+		t.Fatal("the SYN was not recorded")
+	}
+	for _, f := range sniff.Frames() {
+		if s, _ := f.Segment(); s.Flags&lab.SYN == 0 {
+			t.Errorf("recorded %+v, which is no SYN", s)
+		}
+	}
+	if lost, err := sniff.Lost(); err != nil || lost != 0 {
+		t.Errorf("lost %d frames, %v", lost, err)
+	}
+}

@@ -23,6 +23,7 @@ type Namespace struct {
 	path   string
 	fd     int
 	handle *netlink.Handle
+	kept   bool // the file stays when the lab closes
 }
 
 // Name is the name given to Lab.Namespace, without the lab's prefix.
@@ -73,6 +74,9 @@ func (n *Namespace) openHandle() error {
 func (n *Namespace) remove() error {
 	if n.handle != nil {
 		n.handle.Close()
+	}
+	if n.kept {
+		return unix.Close(n.fd)
 	}
 	return errors.Join(unix.Close(n.fd), unbind(n.path))
 }

@@ -27,6 +27,7 @@ type Frame struct {
 type Sniffer struct {
 	file *os.File
 	done chan struct{}
+	keep func(Frame) bool // false: not worth recording
 
 	mu      sync.Mutex // guards the fields below
 	frames  []Frame
@@ -37,6 +38,12 @@ type Sniffer struct {
 
 // Sniff starts recording on a link. The caller or Lab.Close closes it.
 func (n *Namespace) Sniff(link string) (*Sniffer, error) {
+	return n.SniffIf(link, func(Frame) bool { return true })
+}
+
+// SniffIf records only the frames that keep accepts, so that it can watch a busy link for long. keep runs on
+// the sniffer's goroutine and must not hold on to the frame.
+func (n *Namespace) SniffIf(link string, keep func(Frame) bool) (*Sniffer, error) {
 	fd, err := n.packetSocket(link)
 	if err != nil {
 		return nil, fmt.Errorf("lab: sniff %s/%s: %w", n.name, link, err)
@@ -45,6 +52,7 @@ func (n *Namespace) Sniff(link string) (*Sniffer, error) {
 	s := &Sniffer{
 		file:  os.NewFile(uintptr(fd), "sniff "+link),
 		done:  make(chan struct{}),
+		keep:  keep,
 		grown: make(chan struct{}),
 	}
 	n.lab.mu.Lock()
@@ -112,11 +120,16 @@ func (s *Sniffer) record() {
 		if err != nil {
 			return
 		}
+		f := Frame{Time: time.Now(), Data: buf[:nr]}
+		if !s.keep(f) {
+			continue
+		}
 		s.mu.Lock()
 		if s.size+nr > sniffLimit {
 			s.dropped++
 		} else {
-			s.frames = append(s.frames, Frame{Time: time.Now(), Data: append([]byte(nil), buf[:nr]...)})
+			f.Data = append([]byte(nil), f.Data...)
+			s.frames = append(s.frames, f)
 			s.size += nr
 			close(s.grown)
 			s.grown = make(chan struct{})
@@ -137,6 +150,26 @@ func (s *Sniffer) Dropped() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dropped
+}
+
+// Lost counts frames that the kernel threw away since the last call because the sniffer did not keep up.
+// What a sniffer did not see proves something only while this is 0.
+func (s *Sniffer) Lost() (int, error) {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var stats *unix.TpacketStats
+	var statsErr error
+	if err := raw.Control(func(fd uintptr) {
+		stats, statsErr = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	}); err != nil {
+		return 0, err
+	}
+	if statsErr != nil {
+		return 0, fmt.Errorf("lab: packet statistics: %w", statsErr)
+	}
+	return int(stats.Drops), nil
 }
 
 // WaitFor returns the first recorded frame that match accepts, waiting for it until the timeout.
