@@ -4,13 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// tableName is our table in every pod; family inet.
-const tableName = "adit"
+// podTable is our table in every pod.
+var podTable = tableID{unix.NFPROTO_INET, "adit"}
 
 // An owned table cannot be changed by anyone else while our socket lives, and persists when it dies. One
 // without the other will not do: a table that vanished with its agent would leave the pod uncaptured.
@@ -25,19 +26,20 @@ var errTableOwned = errors.New("another process owns the table")
 // kernelTable is our table in one namespace, and what is known of it. It is not safe for concurrent use.
 type kernelTable struct {
 	netns *Netns
+	id    tableID
 	nft   *nft // lasting: its port is the owner
 	flags uint32
 	gen   uint32      // of the namespace's ruleset when it was last seen to be right
 	sum   fingerprint // of the table as it was right after we wrote it
 }
 
-// openTable opens the connection that will own the namespace's table. The caller closes it.
-func openTable(n *Netns) (*kernelTable, error) {
-	conn, err := dialNFT(n)
+// openTable opens the connection that will own a table of the namespace. The caller closes it.
+func openTable(n *Netns, id tableID) (*kernelTable, error) {
+	conn, err := dialNFT(n, id.Family)
 	if err != nil {
 		return nil, nftError(n, "open nftables", err)
 	}
-	return &kernelTable{netns: n, nft: conn, flags: ownedFlags}, nil
+	return &kernelTable{netns: n, id: id, nft: conn, flags: ownedFlags}, nil
 }
 
 // close lets go of the table, which stays.
@@ -72,6 +74,49 @@ func (k *kernelTable) apply(t table) error {
 	return fmt.Errorf("load rules in network namespace %s: somebody keeps changing nftables there; `nft monitor` inside shows who", k.netns)
 }
 
+// amend brings the table from one state to another that differs in the elements of sets without intervals
+// alone. Where the table is not in that state any more, it is written anew.
+func (k *kernelTable) amend(was, want table) error {
+	msgs := amendments(was, want)
+	for len(msgs) > 0 {
+		intact, err := k.intact()
+		if err != nil || !intact {
+			return k.apply(want)
+		}
+		switch err := k.nft.commit(k.gen, msgs); {
+		case errors.Is(err, unix.ERESTART):
+			continue // somebody else was first
+		case err != nil:
+			return k.apply(want)
+		}
+		sum, seen, err := k.read()
+		if err != nil || seen != following(k.gen) {
+			return k.apply(want) // what is there now may not be what was there and this alone
+		}
+		k.gen, k.sum = seen, sum
+		return nil
+	}
+	return nil
+}
+
+// amendments returns the messages that change elements, deletions first.
+func amendments(was, want table) (msgs []netlink.Message) {
+	lacking := func(in, of set) []element {
+		keys := make(map[string]struct{}, len(in.elements))
+		for _, e := range in.elements {
+			keys[string(e.key)] = struct{}{}
+		}
+		return slices.DeleteFunc(slices.Clone(of.elements), func(e element) bool { _, ok := keys[string(e.key)]; return ok })
+	}
+	for i, s := range want.Sets {
+		msgs = append(msgs, elementMessages(unix.NFT_MSG_DELSETELEM, want.tableID, s.name, 0, lacking(s, was.Sets[i]))...)
+	}
+	for i, s := range want.Sets {
+		msgs = append(msgs, elementMessages(unix.NFT_MSG_NEWSETELEM, want.tableID, s.name, 0, lacking(was.Sets[i], s))...)
+	}
+	return msgs
+}
+
 // remove deletes the table. That it was not there is no error.
 func (k *kernelTable) remove() error {
 	for range applyAttempts {
@@ -84,9 +129,26 @@ func (k *kernelTable) remove() error {
 	return fmt.Errorf("delete rules in network namespace %s: somebody keeps changing nftables there", k.netns)
 }
 
+// repair compares the table with what it should be, and where it is not that makes it so. ok tells that nothing
+// was wrong.
+func (k *kernelTable) repair(want table) (r Repair, ok bool) {
+	r = Repair{Kind: RepairTable, What: k.id.String() + " was changed or deleted"}
+	r.span.after = k.gen
+	intact, err := k.intact()
+	if err == nil && intact {
+		return Repair{}, true
+	}
+	if err != nil {
+		r.What = k.id.String() + " cannot be read"
+	}
+	r.Err = errors.Join(err, k.apply(want))
+	r.span.before = k.gen
+	return r, false
+}
+
 // exists tells whether a table of ours is there, whoever made it.
 func (k *kernelTable) exists() (bool, error) {
-	t, err := k.nft.table(tableName)
+	t, err := k.nft.table(k.id.Name)
 	return t != nil, err
 }
 
@@ -97,16 +159,17 @@ func (k *kernelTable) replace(t *table) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	old, err := k.nft.table(tableName)
+	old, err := k.nft.table(k.id.Name)
 	if err != nil {
 		return 0, err
 	}
 	if old == nil && t == nil {
 		return gen, nil
 	}
-	if old != nil && old.flags&tableOwner != 0 && old.owner != 0 && old.owner != k.nft.port() {
-		return 0, fmt.Errorf("table inet %s: %w (netlink port %d): another agent serves this pod; stop it first",
-			tableName, errTableOwned, old.owner)
+	if old != nil {
+		if err := k.free(old); err != nil {
+			return 0, err
+		}
 	}
 	err = errNotInPlace
 	if old != nil && t != nil && old.flags&^tableDormant == k.flags {
@@ -118,11 +181,24 @@ func (k *kernelTable) replace(t *table) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	next := gen + 1
-	if next == 0 { // the kernel skips it
-		next = 1
+	return following(gen), nil
+}
+
+// free is an error if somebody else owns the table.
+func (k *kernelTable) free(old *tableInfo) error {
+	if old.flags&tableOwner != 0 && old.owner != 0 && old.owner != k.nft.port() {
+		return fmt.Errorf("%s: %w (netlink port %d): another agent serves this network namespace; stop it first",
+			k.id, errTableOwned, old.owner)
 	}
-	return next, nil
+	return nil
+}
+
+// following is the generation that a transaction upon gen makes.
+func following(gen uint32) uint32 {
+	if gen+1 == 0 { // the kernel skips it
+		return 1
+	}
+	return gen + 1
 }
 
 // errNotInPlace says that a table cannot be rewritten, only exchanged.
@@ -149,12 +225,11 @@ func (k *kernelTable) rewrite(gen uint32, t table) error {
 func (k *kernelTable) exchange(gen uint32, old *tableInfo, t *table) error {
 	var msgs []netlink.Message
 	if old != nil {
-		present := table{Name: tableName}
 		if old.flags&tableOwner != 0 {
 			// Adding a table that lost its owner adopts it; only then may it be deleted.
-			msgs = append(msgs, present.create(old.flags&^tableDormant))
+			msgs = append(msgs, k.id.create(old.flags&^tableDormant))
 		}
-		msgs = append(msgs, present.delete())
+		msgs = append(msgs, k.id.delete())
 	}
 	if t != nil {
 		add, err := t.add(k.flags)
@@ -166,25 +241,29 @@ func (k *kernelTable) exchange(gen uint32, old *tableInfo, t *table) error {
 	return k.nft.commit(gen, msgs)
 }
 
-// rejected sums the counters of the rules that reject.
-func (k *kernelTable) rejected() (packets uint64, err error) {
-	rules, err := k.nft.dump(unix.NFT_MSG_GETRULE, attrs(text0(unix.NFTA_RULE_TABLE, tableName)))
+// counted sums the counters of some rules.
+func (k *kernelTable) counted(among func(rule netlink.Message) bool) (packets uint64, err error) {
+	rules, err := k.nft.dump(unix.NFT_MSG_GETRULE, attrs(text0(unix.NFTA_RULE_TABLE, k.id.Name)))
 	if err != nil {
 		return 0, nftError(k.netns, "read counters", err)
 	}
 	for _, m := range rules {
-		counted, rejects := uint64(0), false
+		if !among(m) {
+			continue
+		}
 		eachExpression(m, func(name string, data []byte) {
-			rejects = rejects || name == "reject"
 			if name == "counter" {
-				each(data, unix.NFTA_COUNTER_PACKETS, func(b []byte) { counted = binary.BigEndian.Uint64(b) })
+				each(data, unix.NFTA_COUNTER_PACKETS, func(b []byte) { packets += binary.BigEndian.Uint64(b) })
 			}
 		})
-		if rejects {
-			packets += counted
-		}
 	}
 	return packets, nil
+}
+
+// rejects tells whether a rule rejects what it matches.
+func rejects(rule netlink.Message) (yes bool) {
+	eachExpression(rule, func(name string, _ []byte) { yes = yes || name == "reject" })
+	return yes
 }
 
 // nftError says where an error happened, and for the usual causes what to do. It passes nil through.

@@ -131,7 +131,7 @@ func TestTableOfALiveAgentIsNotTaken(t *testing.T) {
 	w.must(err)
 	defer n.Close()
 	_, err = capture.Enrol(t.Context(), capture.PodConfig{Netns: n})
-	if err == nil || !strings.Contains(err.Error(), "another agent serves this pod") {
+	if err == nil || !strings.Contains(err.Error(), "another agent serves this network namespace") {
 		t.Errorf("a second agent gets %v; want whom to look for", err)
 	}
 	w.mustNotCall("the pod stays closed", w.c, v4.port(w.b, appPort))

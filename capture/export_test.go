@@ -9,7 +9,7 @@ import (
 // UseConntrackMarks makes the pod one where mode B is not to be had.
 func (p *Pod) UseConntrackMarks(ctx context.Context) error {
 	p.markAccept.Store(false)
-	return clearSysctls(p.netns, markSysctls)
+	return p.sysctl.clear(p.netns, markSysctls)
 }
 
 // UsesMarkAccept tells whether the pod is in mode B.
@@ -56,7 +56,7 @@ func (p *Pod) DropSocketMatch() error {
 
 // Verify is one round of Run.
 func (p *Pod) Verify() []Repair {
-	r, _, _ := p.verify()
+	r, _ := p.verify()
 	return r
 }
 

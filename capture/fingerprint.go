@@ -43,7 +43,7 @@ func (k *kernelTable) read() (fingerprint, uint32, error) {
 		if err != nil {
 			return fingerprint{}, 0, err
 		}
-		sum, err := k.nft.fingerprint()
+		sum, err := k.nft.fingerprint(k.id.Name)
 		if err != nil {
 			return fingerprint{}, 0, err
 		}
@@ -60,7 +60,7 @@ func (k *kernelTable) read() (fingerprint, uint32, error) {
 
 // fingerprint dumps chains, rules, sets and their elements. The library's parsed form leaves out expressions
 // that it does not know, so this works on the attributes themselves.
-func (c *nft) fingerprint() (fingerprint, error) {
+func (c *nft) fingerprint(table string) (fingerprint, error) {
 	var sum fingerprint
 	tables, err := c.dump(unix.NFT_MSG_GETTABLE, nil)
 	if err != nil {
@@ -70,7 +70,7 @@ func (c *nft) fingerprint() (fingerprint, error) {
 	found := false
 	for _, m := range tables {
 		// The flags: a dormant table does nothing.
-		if nameOf(m, unix.NFTA_TABLE_NAME) == tableName {
+		if nameOf(m, unix.NFTA_TABLE_NAME) == table {
 			found = true
 			writeAttrs(h, m, unix.NFTA_TABLE_FLAGS)
 		}
@@ -78,13 +78,13 @@ func (c *nft) fingerprint() (fingerprint, error) {
 	if !found {
 		return sum, nil
 	}
-	inTable := text0(unix.NFTA_RULE_TABLE, tableName)
+	inTable := text0(unix.NFTA_RULE_TABLE, table)
 	chains, err := c.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
 		return sum, err
 	}
 	for _, m := range chains {
-		if nameOf(m, unix.NFTA_CHAIN_TABLE) == tableName {
+		if nameOf(m, unix.NFTA_CHAIN_TABLE) == table {
 			writeAttrs(h, m, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE, nftaChainFlags)
 		}
 	}
@@ -203,9 +203,6 @@ func text(b []byte) string {
 
 // nftaChainFlags is NFTA_CHAIN_FLAGS of linux/netfilter/nf_tables.h.
 const nftaChainFlags = 10
-
-// nfHeader is struct nfgenmsg for family inet.
-func nfHeader() []byte { return []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0} }
 
 func nftType(msg int) netlink.HeaderType {
 	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg)

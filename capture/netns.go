@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -97,6 +100,46 @@ func (n *Netns) Inode() uint64 { return n.ino }
 
 // String is the name or path it was opened by.
 func (n *Netns) String() string { return n.name }
+
+// Addresses returns the global addresses of the namespace's links but lo, sorted: those that a pod is reached at.
+func (n *Netns) Addresses() ([]netip.Addr, error) {
+	var list []netlink.Addr
+	err := n.Do(func() error {
+		handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer handle.Close()
+		list, err = whole(func() ([]netlink.Addr, error) { return handle.AddrList(nil, netlink.FAMILY_ALL) })
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses in network namespace %s: %w", n, err)
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		if a.LinkIndex == lo || a.Scope != int(netlink.SCOPE_UNIVERSE) {
+			continue
+		}
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs), nil
+}
+
+// Present tells whether a pod's table is in the namespace: whether an agent, this one or an earlier one, has
+// enrolled the pod and not removed it.
+func Present(n *Netns) (bool, error) {
+	conn, err := dialNFT(n, podTable.Family)
+	if err != nil {
+		return false, nftError(n, "open nftables", err)
+	}
+	defer conn.close()
+	t, err := conn.table(podTable.Name)
+	return t != nil, nftError(n, "look for an agent's rules", err)
+}
 
 // isHome tells whether this is the namespace that the agent itself runs in.
 func (n *Netns) isHome() (bool, error) {

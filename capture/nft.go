@@ -15,12 +15,15 @@ import (
 // nft is a netlink connection to the nftables of one namespace. Of the nftables library we use the expressions
 // only: its own connection polls with select(2), which panics on a descriptor above 1023, and an agent with a
 // thousand connections has no lower ones. It is not safe for concurrent use.
-type nft struct{ conn *netlink.Conn }
+type nft struct {
+	conn   *netlink.Conn
+	family byte // of the tables that it is asked for
+}
 
 // nftAnswer bounds the wait for an answer, which the kernel gives before send returns.
 const nftAnswer = 10 * time.Second
 
-func dialNFT(n *Netns) (*nft, error) {
+func dialNFT(n *Netns, family byte) (*nft, error) {
 	var conn *netlink.Conn
 	err := control(n.file, func(fd int) (err error) {
 		conn, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
@@ -29,7 +32,7 @@ func dialNFT(n *Netns) (*nft, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nft{conn}, nil
+	return &nft{conn, family}, nil
 }
 
 func (c *nft) close() error { return c.conn.Close() }
@@ -96,17 +99,17 @@ func (c *nft) execute(msg int, flags netlink.HeaderFlags, body []byte) ([]netlin
 	if err := c.conn.SetDeadline(time.Now().Add(nftAnswer)); err != nil {
 		return nil, err
 	}
-	msgs, err := c.conn.Execute(message(msg, flags, body))
+	msgs, err := c.conn.Execute(message(c.family, msg, flags, body))
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(msgs, func(m netlink.Message) bool { return len(m.Data) < 4 }), nil
 }
 
-func message(msg int, flags netlink.HeaderFlags, body []byte) netlink.Message {
+func message(family byte, msg int, flags netlink.HeaderFlags, body []byte) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: nftType(msg), Flags: netlink.Request | flags},
-		Data:   append(nfHeader(), body...),
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, body...), // struct nfgenmsg
 	}
 }
 
@@ -177,7 +180,8 @@ func (t table) add(flags uint32) ([]netlink.Message, error) {
 	name := text0(unix.NFTA_TABLE_NAME, t.Name)
 	msgs := []netlink.Message{t.create(flags)}
 	for i, s := range t.Sets {
-		msgs = append(msgs, s.add(t.Name, uint32(i+1))...)
+		msgs = append(msgs, s.create(t.tableID, uint32(i+1)))
+		msgs = append(msgs, elementMessages(unix.NFT_MSG_NEWSETELEM, t.tableID, s.name, uint32(i+1), s.elements)...)
 	}
 	for _, c := range t.Chains {
 		body := []netlink.Attribute{name, text0(unix.NFTA_CHAIN_NAME, c.Name)}
@@ -187,19 +191,19 @@ func (t table) add(flags uint32) ([]netlink.Message, error) {
 				be32(unix.NFTA_CHAIN_POLICY, nfAccept),
 				text0(unix.NFTA_CHAIN_TYPE, string(c.Type)))
 		}
-		msgs = append(msgs, message(unix.NFT_MSG_NEWCHAIN, netlink.Create, attrs(body...)))
+		msgs = append(msgs, message(t.Family, unix.NFT_MSG_NEWCHAIN, netlink.Create, attrs(body...)))
 	}
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
 			var list []netlink.Attribute
 			for _, e := range r.exprs() {
-				b, err := expr.Marshal(unix.NFPROTO_INET, e)
+				b, err := expr.Marshal(t.Family, e)
 				if err != nil {
 					return nil, fmt.Errorf("rule %q: %w", r, err)
 				}
 				list = append(list, netlink.Attribute{Type: unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED, Data: b})
 			}
-			msgs = append(msgs, message(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append,
+			msgs = append(msgs, message(t.Family, unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append,
 				attrs(name, text0(unix.NFTA_RULE_CHAIN, c.Name), nested(unix.NFTA_RULE_EXPRESSIONS, list...))))
 		}
 	}
@@ -209,7 +213,7 @@ func (t table) add(flags uint32) ([]netlink.Message, error) {
 // stale returns the messages that empty the table that is there, but for chains and sets that t has too.
 func (c *nft) stale(t table) ([]netlink.Message, error) {
 	name := text0(unix.NFTA_TABLE_NAME, t.Name)
-	msgs := []netlink.Message{message(unix.NFT_MSG_DELRULE, 0, attrs(name))}
+	msgs := []netlink.Message{message(t.Family, unix.NFT_MSG_DELRULE, 0, attrs(name))}
 	chains, err := c.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
 		return nil, err
@@ -217,7 +221,7 @@ func (c *nft) stale(t table) ([]netlink.Message, error) {
 	for _, m := range chains {
 		gone := nameOf(m, unix.NFTA_CHAIN_NAME)
 		if nameOf(m, unix.NFTA_CHAIN_TABLE) == t.Name && !slices.ContainsFunc(t.Chains, func(x chain) bool { return x.Name == gone }) {
-			msgs = append(msgs, message(unix.NFT_MSG_DELCHAIN, 0, attrs(name, text0(unix.NFTA_CHAIN_NAME, gone))))
+			msgs = append(msgs, message(t.Family, unix.NFT_MSG_DELCHAIN, 0, attrs(name, text0(unix.NFTA_CHAIN_NAME, gone))))
 		}
 	}
 	sets, err := c.dump(unix.NFT_MSG_GETSET, attrs(name))
@@ -228,40 +232,46 @@ func (c *nft) stale(t table) ([]netlink.Message, error) {
 		there := nameOf(m, unix.NFTA_SET_NAME)
 		if slices.ContainsFunc(t.Sets, func(x set) bool { return x.name == there }) {
 			// Without elements this deletes all of them.
-			msgs = append(msgs, message(unix.NFT_MSG_DELSETELEM, 0, attrs(name, text0(unix.NFTA_SET_ELEM_LIST_SET, there))))
+			msgs = append(msgs, message(t.Family, unix.NFT_MSG_DELSETELEM, 0, attrs(name, text0(unix.NFTA_SET_ELEM_LIST_SET, there))))
 		} else {
-			msgs = append(msgs, message(unix.NFT_MSG_DELSET, 0, attrs(name, text0(unix.NFTA_SET_NAME, there))))
+			msgs = append(msgs, message(t.Family, unix.NFT_MSG_DELSET, 0, attrs(name, text0(unix.NFTA_SET_NAME, there))))
 		}
 	}
 	return msgs, nil
 }
 
 // create adds the table itself, or adopts one that has lost its owner.
-func (t table) create(flags uint32) netlink.Message {
-	return message(unix.NFT_MSG_NEWTABLE, netlink.Create, attrs(text0(unix.NFTA_TABLE_NAME, t.Name), be32(unix.NFTA_TABLE_FLAGS, flags)))
+func (id tableID) create(flags uint32) netlink.Message {
+	return message(id.Family, unix.NFT_MSG_NEWTABLE, netlink.Create, attrs(text0(unix.NFTA_TABLE_NAME, id.Name), be32(unix.NFTA_TABLE_FLAGS, flags)))
 }
 
-func (t table) delete() netlink.Message {
-	return message(unix.NFT_MSG_DELTABLE, 0, attrs(text0(unix.NFTA_TABLE_NAME, t.Name)))
+func (id tableID) delete() netlink.Message {
+	return message(id.Family, unix.NFT_MSG_DELTABLE, 0, attrs(text0(unix.NFTA_TABLE_NAME, id.Name)))
 }
 
 // elementsPerMessage keeps a list of elements below the 64 KiB that an attribute can hold.
 const elementsPerMessage = 1000
 
-func (s set) add(table string, id uint32) []netlink.Message {
+// create returns the message that makes the set without its elements; id refers to it in the same transaction.
+func (s set) create(in tableID, id uint32) netlink.Message {
 	var flags uint32
 	if s.interval {
 		flags |= unix.NFT_SET_INTERVAL
 	}
-	msgs := []netlink.Message{message(unix.NFT_MSG_NEWSET, netlink.Create, attrs(
-		text0(unix.NFTA_SET_TABLE, table),
+	return message(in.Family, unix.NFT_MSG_NEWSET, netlink.Create, attrs(
+		text0(unix.NFTA_SET_TABLE, in.Name),
 		text0(unix.NFTA_SET_NAME, s.name),
 		be32(unix.NFTA_SET_FLAGS, flags),
 		be32(unix.NFTA_SET_KEY_TYPE, s.kind.GetNFTMagic()),
 		be32(unix.NFTA_SET_KEY_LEN, s.kind.Bytes),
 		be32(unix.NFTA_SET_ID, id),
-	))}
-	for some := range slices.Chunk(s.elements, elementsPerMessage) {
+	))
+}
+
+// elementMessages returns the messages that add elements to a set or delete them from it. id is of a set that
+// the same transaction makes, and 0 for one that is there.
+func elementMessages(msg int, in tableID, set string, id uint32, elements []element) (msgs []netlink.Message) {
+	for some := range slices.Chunk(elements, elementsPerMessage) {
 		var list []netlink.Attribute
 		for _, e := range some {
 			elem := []netlink.Attribute{nested(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: e.key})}
@@ -270,12 +280,19 @@ func (s set) add(table string, id uint32) []netlink.Message {
 			}
 			list = append(list, nested(unix.NFTA_LIST_ELEM, elem...))
 		}
-		msgs = append(msgs, message(unix.NFT_MSG_NEWSETELEM, netlink.Create, attrs(
-			text0(unix.NFTA_SET_ELEM_LIST_TABLE, table),
-			text0(unix.NFTA_SET_ELEM_LIST_SET, s.name),
-			be32(unix.NFTA_SET_ELEM_LIST_SET_ID, id),
+		body := []netlink.Attribute{
+			text0(unix.NFTA_SET_ELEM_LIST_TABLE, in.Name),
+			text0(unix.NFTA_SET_ELEM_LIST_SET, set),
 			nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...),
-		)))
+		}
+		var flags netlink.HeaderFlags
+		if msg == unix.NFT_MSG_NEWSETELEM {
+			flags = netlink.Create
+		}
+		if id != 0 {
+			body = append(body, be32(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
+		}
+		msgs = append(msgs, message(in.Family, msg, flags, attrs(body...)))
 	}
 	return msgs
 }

@@ -30,23 +30,26 @@ type PodConfig struct {
 	Logger   *slog.Logger  // nil discards
 	OnRepair func(Repair)  // called from Run; may be nil
 	Verify   time.Duration // between Run's full checks of the kernel's state; 0 means 30 s
+
+	// SysctlRoot is where the host's /proc/sys is found, "" for /proc/sys. A container has that read-only; what
+	// is needed of it is net, and a mount of the host's /proc/sys/net at SysctlRoot/net is enough: the files
+	// under it are those of the network namespace of the thread that opens them, whosever mount it is.
+	SysctlRoot string
 }
 
 // Pod is an enrolled pod. Its methods may be called from any goroutine.
 type Pod struct {
-	netns    *Netns
-	rules    Rules
-	logger   *slog.Logger
-	onRepair func(Repair)
-	interval time.Duration
+	reconciler
 
 	outbound, inbound, hbone *listener
+	sysctl                   sysctlRoot
 
 	markAccept atomic.Bool // mode B is possible: what an app accepts takes the mark of the SYN
 	marked     portSet     // ports whose apps answer only in mode A
 
 	// mu serialises changes to the namespace. Neither dials nor accepted connections take it.
 	mu      sync.Mutex
+	rules   Rules
 	stage   stage
 	table   *kernelTable
 	routes  *routes
@@ -69,21 +72,9 @@ func Enrol(ctx context.Context, cfg PodConfig) (*Pod, error) {
 		return nil, fmt.Errorf("enrol %s: this is the agent's own network namespace; pods with hostNetwork cannot be captured", cfg.Netns)
 	}
 	p := &Pod{
-		netns:    cfg.Netns,
-		rules:    cfg.Rules,
-		logger:   cfg.Logger,
-		onRepair: cfg.OnRepair,
-		interval: cfg.Verify,
-	}
-	if p.logger == nil {
-		p.logger = slog.New(slog.DiscardHandler)
-	}
-	p.logger = p.logger.With("netns", cfg.Netns.String())
-	if p.onRepair == nil {
-		p.onRepair = func(Repair) {}
-	}
-	if p.interval == 0 {
-		p.interval = 30 * time.Second
+		reconciler: newReconciler(cfg.Netns, cfg.Logger, cfg.OnRepair, cfg.Verify),
+		rules:      cfg.Rules,
+		sysctl:     sysctlRoot(cfg.SysctlRoot),
 	}
 	for _, step := range []func() error{p.openListeners, p.openNetlink, p.install} {
 		err := ctx.Err()
@@ -122,7 +113,7 @@ func (p *Pod) openNetlink() (err error) {
 	if p.routes, err = openRoutes(p.netns); err != nil {
 		return err
 	}
-	p.table, err = openTable(p.netns)
+	p.table, err = openTable(p.netns, podTable)
 	return err
 }
 
@@ -145,18 +136,18 @@ func (p *Pod) install() error {
 		return nil
 	}
 	if !adopted {
-		err = errors.Join(err, p.routes.remove(), clearSysctls(p.netns, p.sysctls))
+		err = errors.Join(err, p.routes.remove(), p.sysctl.clear(p.netns, p.sysctls))
 	}
 	return err
 }
 
 // enableMarkAccept chooses between the two ways to keep an app's replies inside the pod.
 func (p *Pod) enableMarkAccept() {
-	changed, err := setMarkSysctls(p.netns)
+	changed, err := p.sysctl.setMark(p.netns)
 	p.sysctls = append(p.sysctls, changed...)
 	p.markAccept.Store(err == nil)
 	if err != nil {
-		p.logger.Info("app connections use conntrack marks; mount /proc/sys writable for the cheaper way", "error", err)
+		p.logger.Info("app connections use conntrack marks; mount the host's /proc/sys/net writable for the cheaper way", "error", err)
 	}
 }
 
@@ -187,7 +178,7 @@ func (p *Pod) Rejected() (packets uint64, err error) {
 	if p.closed {
 		return 0, p.closedError("count rejected packets in")
 	}
-	return p.table.rejected()
+	return p.table.counted(rejects)
 }
 
 // Drain stops capturing: new connections pass the agent by, both ways, and those it has go on. Listeners stay
@@ -205,6 +196,32 @@ func (p *Pod) Drain() error {
 	return nil
 }
 
+// SetRules changes what is captured, at once and in one transaction: connections that exist go on, and there is
+// no moment at which something is let out or in that neither the old rules nor the new ones let. Whether there
+// are VirtualInterfaces at all cannot be changed so, because the outbound listener depends on it: Detach, upon
+// which the rules stay, and Enrol. On error the rules stay as they were.
+func (p *Pod) SetRules(r Rules) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return p.closedError("change the rules of")
+	}
+	if (len(r.VirtualInterfaces) > 0) != (len(p.rules.VirtualInterfaces) > 0) {
+		return fmt.Errorf("change the rules of %s: whether it has virtual interfaces decides how its outbound listener is opened; detach it and enrol it again", p.netns)
+	}
+	want := ruleset(r, p.stage)
+	if want.String() != ruleset(p.rules, p.stage).String() {
+		if err := p.table.apply(want); err != nil {
+			return err
+		}
+	}
+	p.rules = r
+	return nil
+}
+
 // Remove undoes Enrol: it deletes rules, routes and sysctls, and closes everything. Captured connections that
 // still exist are reset, so call Drain first and wait for them. On error the pod stays enrolled and Remove
 // may be tried again; when it is done it does nothing.
@@ -217,7 +234,7 @@ func (p *Pod) Remove() error {
 	if err := p.table.remove(); err != nil {
 		return err
 	}
-	if err := errors.Join(p.routes.remove(), clearSysctls(p.netns, p.sysctls)); err != nil {
+	if err := errors.Join(p.routes.remove(), p.sysctl.clear(p.netns, p.sysctls)); err != nil {
 		return err
 	}
 	p.closed = true

@@ -75,7 +75,7 @@ func newNamespace() (*Netns, error) {
 }
 
 func checkKernel(n *Netns, t table) error {
-	k, err := openTable(n)
+	k, err := openTable(n, t.tableID)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func explain(k *kernelTable, t table, cause error) error {
 	if errors.Is(cause, unix.EPERM) || errors.Is(cause, unix.EPROTONOSUPPORT) {
 		return cause
 	}
-	bare := table{Name: t.Name}
+	bare := table{tableID: t.tableID}
 	for _, s := range t.Sets {
 		bare.Sets = append(bare.Sets, s)
 		if err := k.apply(bare); err != nil {

@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 )
@@ -14,6 +13,8 @@ type Repair struct {
 	PID  uint32 // the thread that last changed our table, as the kernel numbers it; 0 = unknown
 	Comm string // that thread's command name
 	Err  error  // why it could not be repaired; nil if it was
+
+	span generations // of the ruleset, in which it happened
 }
 
 // RepairKind is a small fixed set, fit for a metric label.
@@ -26,6 +27,27 @@ const (
 	RepairSysctl RepairKind = "sysctl"
 )
 
+// reconciler keeps a namespace as it should be.
+type reconciler struct {
+	netns    *Netns
+	logger   *slog.Logger
+	onRepair func(Repair)
+	interval time.Duration
+}
+
+func newReconciler(n *Netns, logger *slog.Logger, onRepair func(Repair), interval time.Duration) reconciler {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if onRepair == nil {
+		onRepair = func(Repair) {}
+	}
+	if interval == 0 {
+		interval = 30 * time.Second
+	}
+	return reconciler{netns: n, logger: logger.With("netns", n.String()), onRepair: onRepair, interval: interval}
+}
+
 // Pauses between repairs when somebody keeps undoing them.
 const (
 	minRepairPause = 50 * time.Millisecond
@@ -36,9 +58,14 @@ const (
 // reports a change to the rules or the routes. Repairs are logged and handed to OnRepair. It returns nil when
 // ctx ends, or when the Pod is removed or detached.
 func (p *Pod) Run(ctx context.Context) error {
-	w := startWatch(ctx, p.netns, p.logger)
+	return p.run(ctx, startWatch(ctx, p.netns, p.logger, podTable.Name, true), p.verify)
+}
+
+// run calls verify at intervals and whenever w hears of a change, until ctx ends or verify finds that there is
+// nothing open any more. It stops w.
+func (r *reconciler) run(ctx context.Context, w *watch, verify func() (repairs []Repair, open bool)) error {
 	defer w.stop()
-	tick := time.NewTicker(p.interval)
+	tick := time.NewTicker(r.interval)
 	defer tick.Stop()
 	var pause time.Duration
 	var last time.Time
@@ -55,16 +82,16 @@ func (p *Pod) Run(ctx context.Context) error {
 		if wait := time.Until(last.Add(pause)); wait > 0 && !sleep(ctx, wait) {
 			return nil
 		}
-		repairs, span, open := p.verify()
+		repairs, open := verify()
 		if !open {
 			return nil
 		}
-		for _, r := range repairs {
-			if r.Kind == RepairTable {
-				by := w.authorIn(ctx, span)
-				r.PID, r.Comm = by.pid, by.comm
+		for _, found := range repairs {
+			if found.Kind == RepairTable {
+				by := w.authorIn(ctx, found.span)
+				found.PID, found.Comm = by.pid, by.comm
 			}
-			p.report(r)
+			r.report(found)
 		}
 		if len(repairs) > 0 {
 			last = time.Now()
@@ -85,18 +112,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // verify compares the namespace with what it should be and repairs it. The rules come first: until they are
-// back the pod talks plaintext. span is when the table was changed. open is false once the Pod is closed.
-func (p *Pod) verify() (repairs []Repair, span generations, open bool) {
+// back the pod talks plaintext. open is false once the Pod is closed.
+func (p *Pod) verify() (repairs []Repair, open bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, span, false
+		return nil, false
 	}
-	span.after = p.table.gen
-	if r, ok := p.verifyTableLocked(); ok {
+	if r, ok := p.table.repair(ruleset(p.rules, p.stage)); !ok {
 		repairs = append(repairs, r)
 	}
-	span.before = p.table.gen
 	added, err := p.routes.ensure()
 	for _, what := range added {
 		repairs = append(repairs, Repair{Kind: RepairRoute, What: what + " was missing"})
@@ -107,24 +132,11 @@ func (p *Pod) verify() (repairs []Repair, span generations, open bool) {
 	if p.markAccept.Load() {
 		repairs = append(repairs, p.verifySysctlsLocked()...)
 	}
-	return repairs, span, true
-}
-
-func (p *Pod) verifyTableLocked() (Repair, bool) {
-	r := Repair{Kind: RepairTable, What: "table inet " + tableName + " was changed or deleted"}
-	ok, err := p.table.intact()
-	if err == nil && ok {
-		return r, false
-	}
-	if err != nil {
-		r.What = "table inet " + tableName + " cannot be read"
-	}
-	r.Err = errors.Join(err, p.table.apply(ruleset(p.rules, p.stage)))
-	return r, true
+	return repairs, true
 }
 
 func (p *Pod) verifySysctlsLocked() (repairs []Repair) {
-	changed, err := setMarkSysctls(p.netns)
+	changed, err := p.sysctl.setMark(p.netns)
 	for _, name := range changed {
 		repairs = append(repairs, Repair{Kind: RepairSysctl, What: name + " was turned off"})
 	}
@@ -136,16 +148,16 @@ func (p *Pod) verifySysctlsLocked() (repairs []Repair) {
 	return repairs
 }
 
-func (p *Pod) report(r Repair) {
+func (r *reconciler) report(found Repair) {
 	level, msg := slog.LevelWarn, "capture repaired"
-	attrs := []slog.Attr{slog.String("kind", string(r.Kind)), slog.String("what", r.What)}
-	if r.Comm != "" {
-		attrs = append(attrs, slog.String("by", r.Comm), slog.Uint64("pid", uint64(r.PID)))
+	attrs := []slog.Attr{slog.String("kind", string(found.Kind)), slog.String("what", found.What)}
+	if found.Comm != "" {
+		attrs = append(attrs, slog.String("by", found.Comm), slog.Uint64("pid", uint64(found.PID)))
 	}
-	if r.Err != nil {
+	if found.Err != nil {
 		level, msg = slog.LevelError, "capture could not be repaired"
-		attrs = append(attrs, slog.Any("error", r.Err))
+		attrs = append(attrs, slog.Any("error", found.Err))
 	}
-	p.logger.LogAttrs(context.Background(), level, msg, attrs...)
-	p.onRepair(r)
+	r.logger.LogAttrs(context.Background(), level, msg, attrs...)
+	r.onRepair(found)
 }

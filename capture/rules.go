@@ -69,7 +69,7 @@ const (
 
 // ruleset is the table for a pod. The Rn are referred to from other comments and from the tests.
 func ruleset(r Rules, s stage) table {
-	t := table{Name: tableName, Sets: ruleSets(r)}
+	t := table{tableID: podTable, Sets: ruleSets(r)}
 	t.Chains = append(t.Chains, untracked(r)...)
 	t.Chains = append(t.Chains,
 		chain{Name: "pre_invalid", Type: filter, Hook: prerouting, Priority: -150, Rules: []rule{

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
 )
 
-// set is a named set. Sets of addresses and ports hold intervals.
+// set is a named set. Sets of addresses, and sets of ports, hold intervals.
 type set struct {
 	name     string
 	kind     nftables.SetDatatype
@@ -59,9 +60,11 @@ func portsSet(name string, ranges []PortRange) set {
 		spans = append(spans, span{first: big16(r.First), last: big16(r.Last)})
 	}
 	return intervals(name, nftables.TypeInetService, spans, func(b []byte) string {
-		return fmt.Sprint(binary.BigEndian.Uint16(b))
+		return portText(binary.BigEndian.Uint16(b))
 	})
 }
+
+func portText(p uint16) string { return strconv.Itoa(int(p)) }
 
 // intervals merges spans, because the kernel refuses ones that overlap, and encodes them: an element where an
 // interval starts and one, marked as end, behind where it ends.

@@ -3,6 +3,7 @@ package capture
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -12,9 +13,23 @@ import (
 
 // table is a ruleset as a value: what goes to the kernel and what a person reads are made from the same one.
 type table struct {
-	Name   string
+	tableID
 	Sets   []set
 	Chains []chain
+}
+
+// tableID names a table in a namespace.
+type tableID struct {
+	Family byte // NFPROTO_INET or NFPROTO_BRIDGE
+	Name   string
+}
+
+// String is the table as nft(8) names it.
+func (id tableID) String() string {
+	if id.Family == unix.NFPROTO_BRIDGE {
+		return "table bridge " + id.Name
+	}
+	return "table inet " + id.Name
 }
 
 // chain is a base chain, or a jump target when Type is empty.
@@ -45,9 +60,10 @@ const (
 )
 
 var (
-	prerouting = nftables.ChainHookPrerouting
-	input      = nftables.ChainHookInput
-	output     = nftables.ChainHookOutput
+	prerouting  = nftables.ChainHookPrerouting
+	input       = nftables.ChainHookInput
+	output      = nftables.ChainHookOutput
+	postrouting = nftables.ChainHookPostrouting
 )
 
 // lo is the index of the loopback link, always the first in a namespace.
@@ -166,6 +182,44 @@ func addrIn(set, field string, offset4, offset6 uint32) statement {
 	return statement{text: "ip6 " + field + " @" + set, fam: unix.NFPROTO_IPV6, exprs: []expr.Any{network(offset6, 16), lookup(is, set)}}
 }
 
+// saddrIs matches one source address.
+func saddrIs(a netip.Addr) statement {
+	if a.Is4() {
+		return statement{text: "ip saddr " + a.String(), fam: unix.NFPROTO_IPV4, exprs: []expr.Any{network(12, 4), compare(is, a.AsSlice())}}
+	}
+	return statement{text: "ip6 saddr " + a.String(), fam: unix.NFPROTO_IPV6, exprs: []expr.Any{network(8, 16), compare(is, a.AsSlice())}}
+}
+
+// etherSaddrIs is saddrIs in family bridge, where the frame's type tells what is in it.
+func etherSaddrIs(a netip.Addr) statement {
+	s, name, kind := saddrIs(a), "ip", uint16(unix.ETH_P_IP)
+	if a.Is6() {
+		name, kind = "ip6", unix.ETH_P_IPV6
+	}
+	return statement{text: "meta protocol " + name + " " + s.text,
+		exprs: append([]expr.Any{load(expr.MetaKeyPROTOCOL), compare(is, big16(kind))}, s.exprs...)}
+}
+
+// daddrPortIn matches destination address and port with a set of such pairs; the set's name ends in its family.
+// The kernel takes what lies in registers 1 and following as one key: the port is in the fifth word of 4 bytes
+// after an IPv6 address, and in the second after one of IPv4.
+func daddrPortIn(set string) statement {
+	s := statement{text: "ip daddr . tcp dport @" + set, proto: byte(tcp), fam: unix.NFPROTO_IPV4}
+	addr, port := network(16, 4), uint32(unix.NFT_REG32_01)
+	if set[len(set)-1] == '6' {
+		s.text, s.fam = "ip6 daddr . tcp dport @"+set, unix.NFPROTO_IPV6
+		addr, port = network(24, 16), unix.NFT_REG32_04
+	}
+	s.exprs = []expr.Any{addr, &expr.Payload{DestRegister: port, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, lookup(is, set)}
+	return s
+}
+
+// skuid matches packets of a socket of this machine whose file a user opened. Where there is no socket, or no
+// full one, it does not match.
+func skuid(uid uint32) statement {
+	return statement{text: fmt.Sprintf("meta skuid %d", uid), exprs: []expr.Any{load(expr.MetaKeySKUID), compare(is, native(uid))}}
+}
+
 // tcpFlags is the byte of flags; fin, syn, rst and ack tell a first segment from all others.
 const (
 	tcpFlagMask = 0x01 | 0x02 | 0x04 | 0x10
@@ -277,6 +331,19 @@ func redirect(port uint16) statement {
 		&expr.Immediate{Register: 1, Data: big16(port)},
 		&expr.Redir{RegisterProtoMin: 1, Flags: natRangeProto},
 	}}
+}
+
+// snat needs a rule that matches its family before it.
+func snat(to netip.Addr) statement {
+	s := statement{text: "snat ip to " + to.String(), fam: unix.NFPROTO_IPV4}
+	if to.Is6() {
+		s.text, s.fam = "snat ip6 to "+to.String(), unix.NFPROTO_IPV6
+	}
+	s.exprs = []expr.Any{
+		&expr.Immediate{Register: 1, Data: to.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(s.fam), RegAddrMin: 1},
+	}
+	return s
 }
 
 // exprs is the rule for the kernel. What the statements presume of the packet is matched first, once.

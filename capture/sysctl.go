@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +22,23 @@ var markSysctls = []string{
 // errReadOnly means that mode B cannot be had because the agent may not write sysctls.
 var errReadOnly = errors.New("sysctls cannot be written")
 
-// setMarkSysctls turns on what is off, and returns those that it changed. Without IPv6 there is no sysctl of it.
-func setMarkSysctls(n *Netns) (changed []string, err error) {
+// sysctlRoot is a directory that holds net, as /proc/sys does.
+type sysctlRoot string
+
+// file is where a sysctl of the thread's network namespace is. That it is the thread's, not the mount's, is how
+// the kernel resolves every name below net at each look-up.
+func (root sysctlRoot) file(name string) string {
+	if root == "" {
+		root = "/proc/sys"
+	}
+	return filepath.Join(string(root), name)
+}
+
+// setMark turns on what is off, and returns those that it changed. Without IPv6 there is no sysctl of it.
+func (root sysctlRoot) setMark(n *Netns) (changed []string, err error) {
 	err = n.Do(func() error {
 		for _, name := range markSysctls {
-			// /proc/sys/net is that of the namespace of the thread that opens it.
-			path := "/proc/sys/" + name
+			path := root.file(name)
 			b, err := os.ReadFile(path)
 			if errors.Is(err, fs.ErrNotExist) && strings.Contains(name, "ipv6") {
 				continue
@@ -50,15 +62,15 @@ func setMarkSysctls(n *Netns) (changed []string, err error) {
 	return changed, err
 }
 
-// clearSysctls sets back to 0, the kernel's default, what setMarkSysctls changed.
-func clearSysctls(n *Netns, names []string) error {
+// clear sets back to 0, the kernel's default, what setMark changed.
+func (root sysctlRoot) clear(n *Netns, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
 	return n.Do(func() error {
 		var errs []error
 		for _, name := range names {
-			errs = append(errs, os.WriteFile("/proc/sys/"+name, []byte("0"), 0))
+			errs = append(errs, os.WriteFile(root.file(name), []byte("0"), 0))
 		}
 		return errors.Join(errs...)
 	})

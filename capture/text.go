@@ -10,7 +10,7 @@ import (
 // String renders the table as a file for nft(8).
 func (t table) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", t.Name)
+	fmt.Fprintf(&b, "%s {\n", t.tableID)
 	for _, s := range t.Sets {
 		s.text(&b)
 	}
@@ -50,6 +50,8 @@ func hookName(h *nftables.ChainHook) string {
 		return "prerouting"
 	case *input:
 		return "input"
+	case *postrouting:
+		return "postrouting"
 	}
 	return "output"
 }

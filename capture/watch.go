@@ -39,9 +39,10 @@ const authorsKept = 16
 // that by then, but it may not have been read yet.
 const authorWait = 200 * time.Millisecond
 
-// watch listens to what the kernel reports of one namespace: commits of nftables that touch our table, and
-// changes to routes and rules.
+// watch listens to what the kernel reports of one namespace: commits of nftables that touch our table, and,
+// where we have some, changes to routes and rules.
 type watch struct {
+	table   string
 	changed chan struct{} // one slot
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
@@ -51,16 +52,18 @@ type watch struct {
 	heard   chan struct{}
 }
 
-func startWatch(ctx context.Context, n *Netns, logger *slog.Logger) *watch {
+func startWatch(ctx context.Context, n *Netns, logger *slog.Logger, table string, routing bool) *watch {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{changed: make(chan struct{}, 1), cancel: cancel, heard: make(chan struct{})}
+	w := &watch{table: table, changed: make(chan struct{}, 1), cancel: cancel, heard: make(chan struct{})}
 	w.loops.Go(func() {
 		w.listen(ctx, n, logger, unix.NETLINK_NETFILTER, w.nftMessages(), unix.NFNLGRP_NFTABLES)
 	})
-	w.loops.Go(func() {
-		w.listen(ctx, n, logger, unix.NETLINK_ROUTE, w.routeMessages,
-			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
-	})
+	if routing {
+		w.loops.Go(func() {
+			w.listen(ctx, n, logger, unix.NETLINK_ROUTE, w.routeMessages,
+				unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
+		})
+	}
 	return w
 }
 
@@ -114,7 +117,7 @@ func (w *watch) listen(ctx context.Context, n *Netns, logger *slog.Logger, famil
 		if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
 			return
 		}
-		logger.Warn("watch of the pod's network namespace interrupted; checking it at intervals only", "error", err, "retry", watchPause)
+		logger.Warn("watch of the network namespace interrupted; checking it at intervals only", "error", err, "retry", watchPause)
 		w.signal()
 		if !sleep(ctx, watchPause) {
 			return
@@ -172,7 +175,7 @@ func (w *watch) nftMessages() func([]netlink.Message) {
 				continue
 			}
 			// The first attribute of every kind of object names the table.
-			touched = touched || nameOf(m, unix.NFTA_TABLE_NAME) == tableName
+			touched = touched || nameOf(m, unix.NFTA_TABLE_NAME) == w.table
 		}
 	}
 }
