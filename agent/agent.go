@@ -188,7 +188,7 @@ func (a *Agent) build(accessLog io.Writer) error {
 	}
 	a.pods = newPodSet(podSetConfig{
 		Source: a.source, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
-		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, Logger: a.log.With("part", "pods"),
+		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, SysctlRoot: a.cfg.SysctlRoot, Logger: a.log.With("part", "pods"),
 	})
 	return nil
 }

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 // running is an agent in this process.
 type running struct {
-	agent *Agent
+	agent  *Agent
 	t      *testing.T
 	cfg    Config
 	log    *syncBuffer

@@ -114,11 +114,7 @@ func (e *enrolled) applyRules() error {
 	e.r.mu.Lock()
 	rules := e.r.rules
 	e.r.mu.Unlock()
-	c, ok := any(e.captured).(interface{ SetRules(capture.Rules) error })
-	if !ok {
-		return nil
-	}
-	if err := c.SetRules(rules); err != nil {
+	if err := e.captured.SetRules(rules); err != nil {
 		return fmt.Errorf("change the capture rules: %w", err)
 	}
 	return nil

@@ -177,7 +177,7 @@ func (r *podRunner) captureConfig(netns *capture.Netns) capture.PodConfig {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return capture.PodConfig{
-		Netns: netns, Rules: r.rules, OnRepair: r.repaired, Logger: r.set.Logger.With("pod", r.pod.UID),
+		Netns: netns, Rules: r.rules, SysctlRoot: r.set.SysctlRoot, OnRepair: r.repaired, Logger: r.set.Logger.With("pod", r.pod.UID),
 	}
 }
 
