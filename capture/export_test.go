@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 )
@@ -42,6 +43,33 @@ func (p *Pod) Rewrite() error {
 		return err
 	}
 	return p.table.rewrite(gen, ruleset(p.rules, p.stage))
+}
+
+// Unown makes the tables as they are on kernels without ownership.
+func (h *Host) Unown() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range h.tables() {
+		k.flags = 0
+	}
+	return errors.Join(h.inet.apply(h.want), h.bridge.apply(bridgeRuleset()))
+}
+
+// Owned tells whether the tables are owned.
+func (h *Host) Owned() bool { return h.inet.flags != 0 }
+
+// Verify is one round of Run.
+func (h *Host) Verify() []Repair {
+	r, _ := h.verify()
+	return r
+}
+
+// AsWritten tells whether the tables are what writing them anew makes of them.
+func (h *Host) AsWritten() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	inet, bridge := h.inet.sum, h.bridge.sum
+	return h.inet.apply(h.want) == nil && h.inet.sum == inet && h.bridge.apply(bridgeRuleset()) == nil && h.bridge.sum == bridge
 }
 
 // DropSocketMatch loads the table with R2 as one would first write it.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write the golden rulesets in testdata")
@@ -46,6 +47,9 @@ func TestRulesetGolden(t *testing.T) {
 		"virtual-interfaces": ruleset(Rules{VirtualInterfaces: []string{"tap0"}}, capturing),
 		"everything":         ruleset(everything(t), capturing),
 		"everything-drain":   ruleset(everything(t), draining),
+		"host":               hostRuleset(0, probedPods()),
+		"host-empty":         hostRuleset(999, nil),
+		"host-bridge":        bridgeRuleset(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", name+".nft")
@@ -62,6 +66,39 @@ func TestRulesetGolden(t *testing.T) {
 				t.Errorf("ruleset differs from %s; if it should, run go test -update and read the diff:\n%s", path, diff)
 			}
 		})
+	}
+}
+
+func probedPods() map[string]Probed {
+	return map[string]Probed{
+		"uid-1": {Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.3"), netip.MustParseAddr("fd00:244::3")}, Ports: []uint16{9090, 8080}},
+		"uid-2": {Addrs: []netip.Addr{netip.MustParseAddr("::ffff:10.244.0.3")}, Ports: []uint16{8080, 80}}, // has inherited an address
+		"uid-3": {Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.4")}},                                   // has no probes
+	}
+}
+
+// What does not differ is not written.
+func TestAmendments(t *testing.T) {
+	was := hostRuleset(0, probedPods())
+	now := probedPods()
+	delete(now, "uid-1")
+	now["uid-4"] = Probed{Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.9")}, Ports: []uint16{80}}
+	for _, tc := range []struct {
+		why  string
+		pods map[string]Probed
+		want []int // the types of messages
+	}{
+		{"nothing changed", probedPods(), nil},
+		{"one went in both families, one came", now, []int{unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_NEWSETELEM}},
+		{"all went", nil, []int{unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_DELSETELEM}},
+	} {
+		var got []int
+		for _, m := range amendments(was, hostRuleset(0, tc.pods)) {
+			got = append(got, int(m.Header.Type&0xff))
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s: messages (-want +got):\n%s", tc.why, diff)
+		}
 	}
 }
 

@@ -81,6 +81,12 @@ func (f v) port(ns *lab.Namespace, port uint16) netip.AddrPort {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldOf(t, bridged)
+}
+
+// newWorldOf is newWorld with the pods attached as a CNI plugin of some kind does.
+func newWorldOf(t testing.TB, attach attachment) *world {
+	t.Helper()
 	w := &world{t: t, lab: labtest.New(t)}
 	for name, ns := range map[string]**lab.Namespace{"node": &w.node, "a": &w.a, "b": &w.b, "c": &w.c, "ext": &w.ext} {
 		var err error
@@ -88,16 +94,8 @@ func newWorld(t testing.TB) *world {
 			t.Fatal(err)
 		}
 	}
-	w.must(w.node.Bridge("br0"))
-	w.must(w.node.AddAddr("br0", netip.MustParsePrefix("10.244.0.1/24")))
-	w.must(w.node.AddAddr("br0", netip.MustParsePrefix("fd00:244::1/64")))
 	for _, pod := range []*lab.Namespace{w.a, w.b, w.c} {
 		w.must(w.lab.Veth(pod, "eth0", w.node, pod.Name()))
-		w.must(w.node.Attach("br0", pod.Name()))
-		w.must(pod.AddAddr("eth0", netip.PrefixFrom(v4.of(pod), 24)))
-		w.must(pod.AddAddr("eth0", netip.PrefixFrom(v6.of(pod), 64)))
-		w.must(pod.DefaultRoute(v4.of(w.node)))
-		w.must(pod.DefaultRoute(v6.of(w.node)))
 	}
 	w.must(w.lab.Veth(w.ext, "eth0", w.node, "ext"))
 	w.must(w.node.AddAddr("ext", netip.MustParsePrefix("198.51.100.1/24")))
@@ -106,6 +104,7 @@ func newWorld(t testing.TB) *world {
 	w.must(w.ext.AddAddr("eth0", netip.PrefixFrom(v6.of(w.ext), 64)))
 	w.must(w.ext.DefaultRoute(netip.MustParseAddr("198.51.100.1")))
 	w.must(w.ext.DefaultRoute(netip.MustParseAddr("2001:db8:5::1")))
+	attach(w)
 	w.must(w.node.Sysctl("net.ipv4.ip_forward", "1"))
 	w.must(w.node.Sysctl("net.ipv6.conf.all.forwarding", "1"))
 	w.must(w.lab.Settle())
@@ -146,6 +145,12 @@ func (w *world) enrol(ns *lab.Namespace, rules capture.Rules) *agent {
 
 func (w *world) enrolConfig(ns *lab.Namespace, cfg capture.PodConfig) *agent {
 	w.t.Helper()
+	return w.enrolPolicy(ns, cfg, nil)
+}
+
+// enrolPolicy is enrolConfig with a policy: what is refused is not nil.
+func (w *world) enrolPolicy(ns *lab.Namespace, cfg capture.PodConfig, policy error) *agent {
+	w.t.Helper()
 	n, err := capture.OpenNetns(ns.Path())
 	w.must(err)
 	cfg.Netns = n
@@ -159,6 +164,9 @@ func (w *world) enrolConfig(ns *lab.Namespace, cfg capture.PodConfig) *agent {
 		return conn(pod.Dial(a.context(), c.OriginalDst()))
 	})
 	a.serve(pod.Inbound(), capture.PortInbound, func(c *capture.Conn) (net.Conn, error) {
+		if policy != nil {
+			return nil, policy
+		}
 		peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
 		return conn(pod.DialApp(a.context(), peer, c.OriginalDst()))
 	})
