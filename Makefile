@@ -17,8 +17,9 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(V
 
 STATICCHECK := .tools/staticcheck
 H2SPEC      := .tools/h2spec
+KUBERNETES  := .tools/kubernetes/kubernetes
 
-.PHONY: setup packages build demo test check bench image clean
+.PHONY: setup setup-cluster packages build demo test check bench image clean cluster cluster-down test-cluster
 
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
@@ -42,9 +43,9 @@ $(STATICCHECK) $(H2SPEC): tools/go.mod tools/go.sum
 	@echo "setup: building $(@F)"
 	@$(GO) -C tools build -o ../$@ $(PKG)
 
-## build: bin/adit
+## build: bin/adit and the CNI plugin bin/adit-cni
 build: packages
-	@$(BUILD) -o bin/adit ./cmd/adit
+	@$(BUILD) -o bin/ ./cmd/...
 
 ## demo: two nodes, four pods, and evidence for every claim; needs root
 demo: build
@@ -71,7 +72,41 @@ bench: build
 
 ## image: bin/adit-image.tar, for `docker load` or `ctr image import`; no daemon needed
 image: build
-	@$(GO) -C tools run ./image -binary ../bin/adit -tag $(IMAGE) -out ../bin/adit-image.tar
+	@$(GO) -C tools run ./image -tag $(IMAGE) -out ../bin/adit-image.tar \
+		-cmd 'agent --config /etc/adit/agent.yaml' /adit=../bin/adit /adit-cni=../bin/adit-cni
+
+## setup-cluster: Kubernetes out of its Go modules, and what nodes run from Debian
+setup-cluster: packages $(KUBERNETES)
+	@want=(); \
+	for have in etcd:etcd-server containerd:containerd runc:runc nft:nftables ip:iproute2; do \
+		command -v $${have%%:*} >/dev/null || want+=($${have##*:}); \
+	done; \
+	test -e /usr/lib/cni/bridge || want+=(containernetworking-plugins); \
+	if (( $${#want[@]} )); then \
+		echo "setup-cluster: installing $${want[*]}"; \
+		$(SUDO) tools/kubernetes/install "$${want[@]}"; \
+	fi
+
+# A version of its own is what Kubernetes' clients compare theirs with.
+KUBEVERSION  = $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tools/kubernetes/go.mod)
+KUBELDFLAGS  = -s -w $(foreach v,gitVersion=$(KUBEVERSION) gitMajor=1 gitMinor=$(word 2,$(subst ., ,$(KUBEVERSION))),-X k8s.io/component-base/version.$(v))
+
+# Minutes, once: the link is of everything that Kubernetes is, in one binary.
+$(KUBERNETES): tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubernetes/main.go
+	@echo "setup-cluster: building Kubernetes; this takes some minutes"
+	@CGO_ENABLED=0 $(GO) -C tools/kubernetes build -trimpath -ldflags "$(KUBELDFLAGS)" -o ../../$@ .
+
+## cluster: Kubernetes with two nodes on this machine, with adit's image; needs root
+cluster: setup-cluster
+	@$(SUDO) $(GO) run ./e2e/cluster/cmd up $(ARGS)
+
+## cluster-down: remove every trace of it, of an interrupted one too
+cluster-down:
+	@$(SUDO) $(GO) run ./e2e/cluster/cmd down
+
+## test-cluster: adit on that cluster; needs root
+test-cluster: setup-cluster
+	@$(SUDO) env ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/...
 
 clean:
 	@rm -rf bin .tools

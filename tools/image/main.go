@@ -1,5 +1,9 @@
-// Command image writes a container image archive holding one static binary,
-// in the format of `docker save`, without a container daemon.
+// Command image writes a container image archive holding static binaries and
+// nothing else, in the format of `docker save`, without a container daemon.
+//
+//	image -tag adit:dev -out adit.tar -cmd "agent --config /etc/adit/agent.yaml" /adit=bin/adit /adit-cni=bin/adit-cni
+//
+// The first file is the entry point.
 package main
 
 import (
@@ -13,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,26 +27,30 @@ import (
 )
 
 func main() {
-	binary := flag.String("binary", "", "static Linux binary to pack as /adit")
 	tag := flag.String("tag", "adit:dev", "name and tag of the image")
 	out := flag.String("out", "", "archive to write")
+	cmd := flag.String("cmd", "", "arguments of the entry point, separated by spaces")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: image -out ARCHIVE [-tag NAME:TAG] [-cmd ARGUMENTS] /PATH=BINARY...")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	if *binary == "" || *out == "" {
+	if *out == "" || flag.NArg() == 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := write(*binary, *tag, *out); err != nil {
+	if err := write(flag.Args(), strings.Fields(*cmd), *tag, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func write(binary, tag, out string) error {
+func write(files, cmd []string, tag, out string) error {
 	ref, err := name.NewTag(tag)
 	if err != nil {
 		return err
 	}
-	img, err := build(binary)
+	img, err := build(files, cmd)
 	if err != nil {
 		return err
 	}
@@ -56,21 +65,32 @@ func write(binary, tag, out string) error {
 	return nil
 }
 
-func build(binary string) (v1.Image, error) {
-	if err := static(binary); err != nil {
-		return nil, fmt.Errorf("%s: %w", binary, err)
+// build takes the files as PATH=BINARY, where PATH is that in the image.
+func build(files, cmd []string) (v1.Image, error) {
+	var paths []string
+	var layers []v1.Layer
+	for _, file := range files {
+		path, binary, ok := strings.Cut(file, "=")
+		if !ok || !strings.HasPrefix(path, "/") {
+			return nil, fmt.Errorf("%q: want /PATH=BINARY", file)
+		}
+		if err := static(binary); err != nil {
+			return nil, fmt.Errorf("%s: %w", binary, err)
+		}
+		contents, err := layer(path, binary)
+		if err != nil {
+			return nil, err
+		}
+		// One layer each: a file that did not change is not loaded again.
+		opened, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(contents)), nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		paths, layers = append(paths, path), append(layers, opened)
 	}
-	contents, err := layer(binary)
-	if err != nil {
-		return nil, err
-	}
-	opened, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(contents)), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	img, err := mutate.AppendLayers(empty.Image, opened)
+	img, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
 		return nil, err
 	}
@@ -80,21 +100,21 @@ func build(binary string) (v1.Image, error) {
 	}
 	cf = cf.DeepCopy()
 	cf.OS, cf.Architecture = "linux", runtime.GOARCH
-	cf.Config.Entrypoint = []string{"/adit"}
-	cf.Config.Cmd = []string{"agent", "--config", "/etc/adit/agent.yaml"}
+	cf.Config.Entrypoint = paths[:1]
+	cf.Config.Cmd = cmd
 	return mutate.ConfigFile(img, cf)
 }
 
-// layer is a tar of /adit alone. Times are zero so that the same binary gives
-// the same digest.
-func layer(binary string) ([]byte, error) {
+// layer is a tar of one file. Times are zero so that the same binary gives the
+// same digest.
+func layer(path, binary string) ([]byte, error) {
 	body, err := os.ReadFile(binary)
 	if err != nil {
 		return nil, err
 	}
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	err = w.WriteHeader(&tar.Header{Name: "adit", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(body))})
+	err = w.WriteHeader(&tar.Header{Name: strings.TrimPrefix(path, "/"), Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(body))})
 	if err != nil {
 		return nil, err
 	}

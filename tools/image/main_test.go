@@ -32,7 +32,7 @@ func compile(t *testing.T) string {
 
 func TestArchiveHoldsTheBinaryAndHowToStartIt(t *testing.T) {
 	bin, out := compile(t), filepath.Join(t.TempDir(), "image.tar")
-	if err := write(bin, "adit:test", out); err != nil {
+	if err := write([]string{"/adit=" + bin, "/adit-cni=" + bin}, []string{"agent"}, "adit:test", out); err != nil {
 		t.Fatal(err)
 	}
 	ref, err := name.NewTag("adit:test")
@@ -50,26 +50,46 @@ func TestArchiveHoldsTheBinaryAndHowToStartIt(t *testing.T) {
 	if got := strings.Join(cf.Config.Entrypoint, " "); got != "/adit" {
 		t.Errorf("entry point is %q, want /adit", got)
 	}
+	if got := strings.Join(cf.Config.Cmd, " "); got != "agent" {
+		t.Errorf("arguments are %q, want agent", got)
+	}
 	if cf.OS != "linux" || cf.Architecture == "" {
 		t.Errorf("platform is %s/%s: a runtime would refuse the image", cf.OS, cf.Architecture)
 	}
 	rc := mutate.Extract(img)
 	defer rc.Close()
 	tr := tar.NewReader(rc)
-	h, err := tr.Next()
-	if err != nil {
-		t.Fatal(err)
-	}
 	want, err := os.ReadFile(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := io.ReadAll(tr)
-	if err != nil {
-		t.Fatal(err)
+	held := map[string]bool{}
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held[h.Name] = true
+		if h.Mode&0o111 == 0 || string(got) != string(want) {
+			t.Errorf("%s has mode %o and %d bytes; want the executable of %d bytes", h.Name, h.Mode, len(got), len(want))
+		}
 	}
-	if h.Name != "adit" || h.Mode&0o111 == 0 || string(got) != string(want) {
-		t.Errorf("image holds %s, mode %o, %d bytes; want the executable adit of %d bytes", h.Name, h.Mode, len(got), len(want))
+	if len(held) != 2 || !held["adit"] || !held["adit-cni"] {
+		t.Errorf("image holds %v; want adit and adit-cni", held)
+	}
+}
+
+func TestFilesHaveToBeNamed(t *testing.T) {
+	for _, file := range []string{"bin/adit", "adit=bin/adit", "/adit"} {
+		if _, err := build([]string{file}, nil); err == nil {
+			t.Errorf("%q was taken for a path and a binary", file)
+		}
 	}
 }
 
@@ -77,7 +97,7 @@ func TestSameBinarySameDigest(t *testing.T) {
 	bin := compile(t)
 	var digests [2]string
 	for i := range digests {
-		img, err := build(bin)
+		img, err := build([]string{"/adit=" + bin}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
