@@ -40,39 +40,53 @@ var errNoNetwork = errors.New("configures the loopback interface only")
 // parseNetwork reads a network configuration file as libcni does: a .conflist holds a list of plugins, a .conf or
 // .json one plugin. Entries of ours are left out.
 func parseNetwork(name string, content []byte) (*network, error) {
-	fields := object{}
-	if err := json.Unmarshal(content, &fields); err != nil {
-		return nil, fmt.Errorf("is not a JSON object: %w", err)
-	}
-	n := &network{fields: fields}
-	if err := fields.text("name", &n.name); err != nil {
-		return nil, err
-	}
-	if n.name == "" {
-		return nil, errors.New(`has no "name"`)
-	}
-	var version string
-	if err := fields.text("cniVersion", &version); err != nil {
-		return nil, err
-	}
+	n := &network{fields: object{}}
+	var err error
 	if filepath.Ext(name) == ".conflist" {
-		if err := n.takeList(); err != nil {
-			return nil, err
-		}
+		err = n.takeList(content)
 	} else {
-		n.plugins = []json.RawMessage{content}
-		n.fields = object{}
-		for _, key := range []string{"name", "cniVersion"} {
-			if v, ok := fields[key]; ok {
-				n.fields[key] = v
-			}
-		}
-		n.inlined = true
+		err = n.takePlugin(content)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case n.name == "":
+		return nil, errors.New(`has no "name"`)
 	}
 	return n, n.dropOurs()
 }
 
-func (n *network) takeList() error {
+// takePlugin makes a list of a file that is one plugin.
+func (n *network) takePlugin(content []byte) error {
+	var fields struct {
+		Name    string  `json:"name"`
+		Version *string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(content, &fields); err != nil {
+		return fmt.Errorf("is no plugin's configuration: %w", err)
+	}
+	n.name = fields.Name
+	n.plugins = []json.RawMessage{content}
+	n.inlined = true
+	name, err := json.Marshal(fields.Name)
+	if err != nil {
+		return err
+	}
+	n.fields["name"] = name
+	if fields.Version != nil {
+		n.fields["cniVersion"], err = json.Marshal(*fields.Version)
+	}
+	return err
+}
+
+func (n *network) takeList(content []byte) error {
+	if err := json.Unmarshal(content, &n.fields); err != nil {
+		return fmt.Errorf("is not a JSON object: %w", err)
+	}
+	var version string
+	if err := errors.Join(n.fields.text("name", &n.name), n.fields.text("cniVersion", &version)); err != nil {
+		return err
+	}
 	if raw, ok := n.fields["plugins"]; ok {
 		if err := json.Unmarshal(raw, &n.plugins); err != nil {
 			return fmt.Errorf(`"plugins" is not a list: %w`, err)
@@ -107,18 +121,16 @@ func (n *network) dropOurs() error {
 }
 
 func pluginType(raw json.RawMessage) (string, error) {
-	fields := object{}
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return "", fmt.Errorf("is not a JSON object: %w", err)
+	var plugin struct {
+		Type string `json:"type"`
 	}
-	var kind string
-	if err := fields.text("type", &kind); err != nil {
-		return "", err
+	if err := json.Unmarshal(raw, &plugin); err != nil {
+		return "", fmt.Errorf("is no plugin's configuration: %w", err)
 	}
-	if kind == "" {
+	if plugin.Type == "" {
 		return "", errors.New(`has no "type"`)
 	}
-	return kind, nil
+	return plugin.Type, nil
 }
 
 // text reads a key that holds a string, if it is there.

@@ -82,7 +82,7 @@ func TestConfigurationsThatMakeNoSense(t *testing.T) {
 		{"a.conflist", `{"name": "net", "cniVersion": 1, "plugins": [{"type": "bridge"}]}`, `"cniVersion" is not a string`},
 		{"a.conflist", `{"name": "net", "plugins": {}}`, `"plugins" is not a list`},
 		{"a.conflist", `{"name": "net", "plugins": [{"kind": "bridge"}]}`, `plugin 0 has no "type"`},
-		{"a.conflist", `{"name": "net", "plugins": [7]}`, `plugin 0 is not a JSON object`},
+		{"a.conflist", `{"name": "net", "plugins": [7]}`, `plugin 0 is no plugin`},
 		{"a.conflist", `{"name": "net", "loadOnlyInlinedPlugins": 7, "plugins": [{"type": "bridge"}]}`, `neither true nor false`},
 		{"a.conflist", `{"name": "net", "plugins": []}`, "has no plugins"},
 		{"a.conflist", `{"name": "net", "type": "bridge"}`, "has no plugins"},
