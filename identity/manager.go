@@ -57,7 +57,8 @@ type ManagerConfig struct {
 //	            | back-off          |
 //	            +-------------------+
 //
-// A failed renewal leaves the SVID in use until it expires.
+// A failed renewal leaves the SVID in use until it expires. Back-off is short
+// while somebody waits for the SVID: see [Manager.SVID].
 //
 // All methods may be called concurrently.
 type Manager struct {
@@ -88,6 +89,7 @@ type entry struct {
 	current   *issued            // nil until the first success
 	err       error              // of the latest attempt; nil after a success
 	failures  int                // since the latest success
+	attempted time.Time          // when the latest attempt ended
 	next      time.Time          // of the next attempt; zero while one is under way
 	changed   chan struct{}      // closed, and replaced, at the end of every attempt
 	rotations []chan<- error     // who waits for the attempt that has not begun
@@ -186,7 +188,11 @@ func (m *Manager) release(e *entry) {
 // SVID returns the current SVID of id. If there is none yet, or it has expired
 // and could not be renewed, SVID waits for one until ctx ends; its error then
 // says why the source gave none. It fails at once if no local pod uses id, and
-// if the source refuses id for good.
+// if the source has just refused id.
+//
+// Who waits does not wait out a long back-off: 5 s after the latest failure, or
+// refusal, the source is asked again. A pod that starts when the source is back
+// starts then.
 func (m *Manager) SVID(ctx context.Context, id spiffeid.ID) (*x509svid.SVID, error) {
 	i, err := m.get(ctx, id)
 	if err != nil {
@@ -196,6 +202,7 @@ func (m *Manager) SVID(ctx context.Context, id spiffeid.ID) (*x509svid.SVID, err
 }
 
 func (m *Manager) get(ctx context.Context, id spiffeid.ID) (*issued, error) {
+	var hurried time.Time // the end of the attempt after which this call has asked for the next
 	for {
 		m.mu.Lock()
 		e := m.entries[id]
@@ -203,17 +210,25 @@ func (m *Manager) get(ctx context.Context, id spiffeid.ID) (*issued, error) {
 			m.mu.Unlock()
 			return nil, &SVIDError{ID: id, Err: ErrNotInUse}
 		}
-		current, lastErr, changed := e.current, e.err, e.changed
+		current, lastErr, changed, attempted := e.current, e.err, e.changed, e.attempted
 		m.mu.Unlock()
 
+		now := time.Now()
 		switch {
-		case current != nil && !current.expired(time.Now()):
+		case current != nil && !current.expired(now):
 			return current, nil
-		case errors.Is(lastErr, ErrRefused):
+		case errors.Is(lastErr, ErrRefused) && now.Before(attempted.Add(waitersPause)):
 			return nil, &SVIDError{ID: id, Err: lastErr}
 		}
 
+		var hurry <-chan time.Time
+		if lastErr != nil && !hurried.Equal(attempted) {
+			hurry = time.After(time.Until(attempted.Add(waitersPause)))
+		}
 		select {
+		case <-hurry:
+			m.hurry(e, attempted)
+			hurried = attempted
 		case <-changed:
 		case <-e.gone: // and perhaps acquired anew
 		case <-m.stopped:
@@ -221,6 +236,16 @@ func (m *Manager) get(ctx context.Context, id spiffeid.ID) (*issued, error) {
 		case <-ctx.Done():
 			return nil, missing(id, current, lastErr, ctx.Err())
 		}
+	}
+}
+
+// hurry has the source asked now, unless that has happened since the attempt
+// that ended at attempted.
+func (m *Manager) hurry(e *entry, attempted time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.attempted.Equal(attempted) && !e.next.IsZero() {
+		signal(e.wake)
 	}
 }
 

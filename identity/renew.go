@@ -18,6 +18,9 @@ import (
 // still while the machine is suspended; certificates expire by the wall clock.
 const wallCheck = time.Minute
 
+// waitersPause is the pause after a failure while somebody waits for the SVID.
+const waitersPause = 5 * time.Second
+
 // sweepEvery is how often unused client configurations are looked for.
 const sweepEvery = 5 * time.Minute
 
@@ -102,7 +105,7 @@ func (m *Manager) begin(e *entry) (rotations []chan<- error) {
 func (m *Manager) finish(e *entry, got *issued, err error) time.Time {
 	now := time.Now()
 	m.mu.Lock()
-	e.err = err
+	e.err, e.attempted = err, now
 	if err == nil {
 		e.current, e.failures = got, 0
 		e.next = renewAt(got.cert.Leaf.NotBefore, got.cert.Leaf.NotAfter, now)
