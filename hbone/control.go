@@ -1,7 +1,6 @@
 package hbone
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"golang.org/x/net/http2"
@@ -12,14 +11,19 @@ func (r *reader) control(p []byte) error {
 	if p[3] > frameContinuation { // unknown types are ignored (RFC 9113 section 5.5)
 		return r.c.abuse.count(abuseOther)
 	}
+	if p[3] == frameHeaders {
+		h, err := r.blocks.read(p)
+		if err != nil {
+			return r.frameError(err, frameHeaders)
+		}
+		return r.headers(h)
+	}
 	r.feed.Reset(p)
 	f, err := r.framer.ReadFrame()
 	if err != nil {
-		return r.frameError(err, binary.BigEndian.Uint32(p[5:])&maxStreamID, p[3])
+		return r.frameError(err, p[3])
 	}
 	switch f := f.(type) {
-	case *http2.MetaHeadersFrame:
-		return r.headers(f)
 	case *http2.WindowUpdateFrame:
 		return r.windowUpdate(f)
 	case *http2.RSTStreamFrame:
@@ -43,8 +47,8 @@ func (r *reader) control(p []byte) error {
 	}
 }
 
-// frameError sorts what http2.Framer found wrong.
-func (r *reader) frameError(err error, id uint32, typ byte) error {
+// frameError sorts what http2.Framer or blockReader found wrong.
+func (r *reader) frameError(err error, typ byte) error {
 	var se http2.StreamError
 	var ce http2.ConnectionError
 	switch {

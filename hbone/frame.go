@@ -21,6 +21,7 @@ const (
 	flagEndStream  = byte(http2.FlagDataEndStream)
 	flagPadded     = byte(http2.FlagDataPadded)
 	flagEndHeaders = byte(http2.FlagHeadersEndHeaders)
+	flagPriority   = byte(http2.FlagHeadersPriority)
 	flagAck        = byte(http2.FlagSettingsAck)
 )
 

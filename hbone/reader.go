@@ -8,16 +8,17 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // reader takes a tunnel's frames apart. DATA is handed on where it lies, in the
-// buffer that TLS decrypted it into; every other frame goes through
-// http2.Framer, whole. All of it belongs to the goroutine that runs loop.
+// buffer that TLS decrypted it into; header blocks go through blockReader and
+// every other frame through http2.Framer, whole. All of it belongs to the
+// goroutine that runs loop.
 type reader struct {
 	c      *conn
 	framer *http2.Framer
-	feed   bytes.Reader // what framer reads: one frame, or one header block
+	feed   bytes.Reader // what framer reads: one frame
+	blocks blockReader
 
 	plain *buffer // decrypted bytes; nil when none are held
 	r, n  int     // plain.b[r:n] is not yet parsed
@@ -51,8 +52,7 @@ func (r *reader) init(c *conn) {
 	r.framer = http2.NewFramer(io.Discard, &r.feed)
 	r.framer.SetReuseFrames()
 	r.framer.SetMaxReadFrameSize(maxControlFrame)
-	r.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	r.framer.MaxHeaderListSize = c.opt.maxHeader
+	r.blocks.init(c.opt.maxHeader)
 }
 
 // loop reads until the tunnel ends.

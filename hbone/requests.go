@@ -8,10 +8,10 @@ import (
 
 // headers handles a header block: a CONNECT request at a server, its answer at
 // a client.
-func (r *reader) headers(f *http2.MetaHeadersFrame) error {
-	id := f.StreamID
+func (r *reader) headers(h *headerBlock) error {
+	id := h.id
 	if r.c.client {
-		return r.answer(f, id)
+		return r.answer(h)
 	}
 	r.c.mu.Lock()
 	s := r.c.streams[id]
@@ -30,10 +30,10 @@ func (r *reader) headers(f *http2.MetaHeadersFrame) error {
 	if err := r.takeID(id); err != nil {
 		return err
 	}
-	if f.HasPriority() && f.Priority.StreamDep == id {
+	if h.priority && h.depends == id {
 		return r.streamFailed(id, http2.ErrCodeProtocol)
 	}
-	return r.request(f, id)
+	return r.request(h)
 }
 
 // takeID notes that the peer has opened stream id: ids are odd and grow (RFC
@@ -53,39 +53,42 @@ func (r *reader) takeID(id uint32) error {
 }
 
 // request starts the handler of a new stream, or refuses it.
-func (r *reader) request(f *http2.MetaHeadersFrame, id uint32) error {
-	c := r.c
-	if f.Truncated {
-		return r.refuse(id, 431, f.StreamEnded())
+func (r *reader) request(h *headerBlock) error {
+	c, id := r.c, h.id
+	if h.truncated {
+		return r.refuse(id, 431, h.ended)
 	}
 	var req Request
 	var method string
 	bad := false
-	for _, h := range f.Fields {
-		switch h.Name {
+	for i, f := range h.fields {
+		switch f.Name {
 		case ":method":
-			method = h.Value
+			method = f.Value
 		case ":authority":
-			req.Authority = h.Value
+			req.Authority = f.Value
 		case ":scheme", ":path", ":protocol":
 			bad = true
 		case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
 			return r.streamFailed(id, http2.ErrCodeProtocol) // RFC 9113 section 8.2.2
 		case "te":
-			if h.Value != "trailers" {
+			if f.Value != "trailers" {
 				return r.streamFailed(id, http2.ErrCodeProtocol)
 			}
 		case "content-length":
 			// Means nothing to CONNECT (RFC 9110 section 9.3.6).
 		default:
-			req.Header = append(req.Header, Header{h.Name, h.Value})
+			if req.Header == nil {
+				req.Header = make([]Header, 0, len(h.fields)-i)
+			}
+			req.Header = append(req.Header, Header{f.Name, f.Value})
 		}
 	}
 	if method != "CONNECT" {
-		if !wellFormed(f) {
+		if !wellFormed(h) {
 			return r.streamFailed(id, http2.ErrCodeProtocol)
 		}
-		return r.refuse(id, 400, f.StreamEnded())
+		return r.refuse(id, 400, h.ended)
 	}
 	if bad || req.Authority == "" {
 		return r.streamFailed(id, http2.ErrCodeProtocol) // RFC 9113 section 8.5
@@ -114,7 +117,7 @@ func (r *reader) request(f *http2.MetaHeadersFrame, id uint32) error {
 	s.credit = c.w.initial
 	c.w.mu.Unlock()
 	c.mu.Unlock()
-	if f.StreamEnded() {
+	if h.ended {
 		s.receive(nil, true)
 	}
 	c.wg.Go(func() { c.runHandler(s) })
@@ -135,9 +138,9 @@ func (c *conn) runHandler(s *Stream) {
 }
 
 // wellFormed says whether the pseudo-headers make an ordinary request (RFC 9113
-// section 8.3.1). Framer has checked the rest.
-func wellFormed(f *http2.MetaHeadersFrame) bool {
-	return f.PseudoValue("method") != "" && f.PseudoValue("scheme") != "" && f.PseudoValue("path") != ""
+// section 8.3.1). blockReader has checked the rest.
+func wellFormed(h *headerBlock) bool {
+	return h.pseudo(":method") != "" && h.pseudo(":scheme") != "" && h.pseudo(":path") != ""
 }
 
 // refuse answers a stream that never starts.
@@ -155,34 +158,30 @@ func (r *reader) refuse(id uint32, status int, ended bool) error {
 }
 
 // answer handles the answer to a CONNECT.
-func (r *reader) answer(f *http2.MetaHeadersFrame, id uint32) error {
-	s, err := r.lookup(id)
+func (r *reader) answer(h *headerBlock) error {
+	s, err := r.lookup(h.id)
 	if err != nil || s == nil {
 		return err
 	}
-	status, aerr := strconv.Atoi(f.PseudoValue("status"))
-	if aerr != nil || status < 100 || status > 999 || status == 101 || f.Truncated {
+	status, aerr := strconv.Atoi(h.pseudo(":status"))
+	if aerr != nil || status < 100 || status > 999 || status == 101 || h.truncated {
 		s.resetLater(http2.ErrCodeProtocol)
 		return nil
 	}
 	if status < 200 {
-		if f.StreamEnded() {
+		if h.ended {
 			s.resetLater(http2.ErrCodeProtocol)
 		}
 		return r.c.abuse.count(abuseOther)
 	}
-	var hs []Header
-	for _, h := range f.RegularFields() {
-		hs = append(hs, Header{h.Name, h.Value})
-	}
-	if !s.answered(status, hs) {
+	if !s.answered(status, h.header()) {
 		s.resetLater(http2.ErrCodeProtocol) // trailers, on a CONNECT stream
 		return nil
 	}
 	r.c.mu.Lock()
 	r.c.served = true
 	r.c.mu.Unlock()
-	if f.StreamEnded() {
+	if h.ended {
 		s.receive(nil, true)
 	}
 	return nil
