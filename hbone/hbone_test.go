@@ -80,6 +80,7 @@ func (r *rig) handle(ctx context.Context, s *Stream) {
 		return
 	}
 	if err := s.Accept(Header{"baggage", "service.name=server"}); err != nil {
+		c.(*net.TCPConn).SetLinger(0) // a plain end would be a lie
 		c.Close()
 		return
 	}

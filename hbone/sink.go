@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ type sink struct {
 	mu        sync.Mutex
 	inputDone bool // nothing more will be written to the socket
 	srcDone   bool // nothing more will be read from it
+	watched   bool // watch waits, and closes the socket
 }
 
 func (k *sink) init(c socket, raw syscall.RawConn) {
@@ -67,13 +69,17 @@ func (k *sink) reset() {
 }
 
 // inputEnded and sourceEnded note the two ends; the socket is closed with the
-// second, which wakes watch.
+// second. The tunnel's reader leaves that to watch if it can: Close waits for
+// whoever waits on the socket, and watch waits.
 func (k *sink) inputEnded() {
 	k.mu.Lock()
 	k.inputDone = true
-	both := k.srcDone
+	both, watched := k.srcDone, k.watched
 	k.mu.Unlock()
-	if both {
+	switch {
+	case both && watched:
+		k.conn.SetReadDeadline(aLongTimeAgo)
+	case both:
 		k.conn.Close()
 	}
 }
@@ -94,9 +100,18 @@ func (k *sink) sourceDone() bool {
 	return k.srcDone
 }
 
-// watch waits, after the socket's plain end, until it is closed or reset; true
-// for the latter.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// watch waits, after the socket's plain end, until nothing more will be written
+// to it, or it is closed or reset; true for the latter.
 func (k *sink) watch() (reset bool) {
+	k.mu.Lock()
+	k.watched = !k.inputDone
+	ended := k.inputDone
+	k.mu.Unlock()
+	if ended {
+		return false
+	}
 	return k.raw.Read(pollBroken) == nil
 }
 

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 
@@ -354,7 +355,14 @@ func (w *writer) writeOrLeaveLocked() {
 		return
 	}
 	w.busy = true
+	yield := w.bulk.n == 0
 	w.mu.Unlock()
+	if yield {
+		// Whoever else is ready to run may have something small, too, and its
+		// frames cost less next to ours than in a record and a write of their
+		// own. If nobody is, this is over at once.
+		runtime.Gosched()
+	}
 	w.write(maxRounds)
 }
 
