@@ -18,7 +18,10 @@ import (
 const adminIndex = `adit agent
 
 GET  /config_dump                     what the agent knows and does, as JSON
-GET  /connections                     live connections
+GET  /status                          how the agent is: adit status
+GET  /pods                            pods of this node, captured or not: adit pods
+GET  /connections                     live connections: adit connections
+GET  /why?src=…&dst=…                 what would become of a connection: adit why
 GET  /logging                         the log level
 POST /logging?level=debug             change it: debug, info, warn, error
 POST /certificates/rotate?id=spiffe…  fetch a new certificate now
@@ -31,7 +34,7 @@ func (a *Agent) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, adminIndex) })
 	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.dump()) })
-	mux.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.proxy.Connections()) })
+	a.inspected().Register(mux)
 	mux.HandleFunc("GET /logging", a.showLevel)
 	mux.HandleFunc("POST /logging", a.setLevel)
 	mux.HandleFunc("POST /certificates/rotate", a.rotate)

@@ -14,12 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/adit-mesh/adit/agent/kube"
 	"github.com/adit-mesh/adit/agent/mesh"
 	"github.com/adit-mesh/adit/agent/proxy"
 	"github.com/adit-mesh/adit/agent/telemetry"
 	"github.com/adit-mesh/adit/capture"
 	"github.com/adit-mesh/adit/identity"
-	"github.com/adit-mesh/adit/identity/ca"
 )
 
 // Options are what an agent gets from the process around it. The zero value
@@ -34,6 +34,8 @@ type Options struct {
 	AccessLog io.Writer
 	// Version is shown to operators.
 	Version string
+	// Self is the agent's own pod; zero outside a cluster.
+	Self kube.PodRef
 }
 
 // Agent is one node agent.
@@ -43,7 +45,9 @@ type Agent struct {
 	log *slog.Logger
 
 	store    *mesh.Store
-	file     *mesh.File // nil without a mesh file
+	file     *mesh.File  // nil without a mesh file
+	kube     *kubernetes // nil without a Kubernetes API
+	issuer   issuer      // of certificates
 	ids      *identity.Manager
 	tel      *telemetry.Telemetry
 	proxy    *proxy.Proxy
@@ -99,9 +103,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer servers.close()
 
-	soft, stop := context.WithCancelCause(ctx)
+	soft, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
 	a.stop = stop
+	defer context.AfterFunc(ctx, func() { stop(a.whyStop(ctx)) })()
 	// What connections need to end well outlives what brings new ones.
 	hard, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -113,9 +118,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.file != nil {
 		supports.run("mesh file", func() error { return a.file.Run(hard, a.store) })
 	}
+	if a.issuer.run != nil {
+		supports.run("trusted roots", func() error { return a.issuer.run(hard) })
+	}
 	servers.serve(supports)
 
 	traffic := newGroup(stop)
+	if a.kube != nil {
+		a.kube.start(soft, hard, a.store, traffic, supports)
+	}
 	traffic.run("local pods", func() error { return a.pods.Run(soft) })
 	roles.serve(soft, a, traffic)
 	a.log.Info("agent started", "version", a.version(), "node", a.cfg.NodeName, "trustDomain", a.cfg.TrustDomain,
@@ -125,15 +136,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ready.stopping()
 	a.log.Info("agent stops; live connections may end", "because", context.Cause(soft), "drainTimeout", a.cfg.DrainTimeout)
 	traffic.wait()
+	if a.kube != nil {
+		a.kube.leave(errors.Is(context.Cause(soft), errRemoved))
+	}
 	closing, cancel := context.WithTimeout(hard, time.Second)
 	_ = a.proxy.Close(closing)
 	cancel()
 	servers.close()
 	end()
 	supports.wait()
+	a.issuer.close()
 	a.tel.Flush()
 	a.log.Info("agent stopped")
 	return errors.Join(traffic.err(), supports.err())
+}
+
+// whyStop is why the agent stops when its process is asked to: to be started
+// again, or for good.
+func (a *Agent) whyStop(ctx context.Context) error {
+	if a.kube != nil && a.kube.source.Uninstalling() {
+		return fmt.Errorf("adit is being removed from the cluster: %w", errRemoved)
+	}
+	return context.Cause(ctx)
 }
 
 // build makes the parts, in the order in which they depend on each other.
@@ -148,30 +172,35 @@ func (a *Agent) build(accessLog io.Writer) error {
 			accepted = append(accepted, other)
 		}
 	}
-	issuer, err := ca.Open(ca.Config{
-		Dir: a.cfg.CA.Directory, TrustDomain: td, Aliases: accepted[1:], TTL: a.cfg.CA.TTL, Logger: a.log.With("part", "ca"),
-	})
-	if err != nil {
-		return &ConfigError{Err: fmt.Errorf("ca.directory: %w", err)}
+	a.registry = newRegistry(a.version())
+	if a.cfg.World.Kubernetes != nil {
+		if a.kube, err = a.newKubernetes(); err != nil {
+			return err
+		}
+		a.source = a.kube
+	}
+	if a.issuer, err = a.openIssuer(td, accepted[1:]); err != nil {
+		return err
 	}
 	a.ids = identity.NewManager(identity.ManagerConfig{
-		Source: issuer, TrustDomains: accepted, Logger: a.log.With("part", "identity"),
+		Source: a.issuer, TrustDomains: accepted, Logger: a.log.With("part", "identity"),
 	})
 
 	a.store = mesh.NewStore()
 	a.store.Node = a.cfg.NodeName
-	if a.cfg.World.File != "" {
+	if a.cfg.World.File != "" || a.kube != nil {
 		// Before the world is loaded: what the kernel lacks is one message
 		// now, not one for each pod for ever.
 		if err := capture.Preflight(); err != nil {
 			return fmt.Errorf("this machine cannot capture pods: %w", err)
 		}
+	}
+	if a.cfg.World.File != "" {
 		if a.file, err = loadWorld(a.cfg, a.store, a.log.With("part", "mesh")); err != nil {
 			return err
 		}
 	}
 
-	a.registry = newRegistry(a.version())
 	a.tel = telemetry.New(telemetry.Config{
 		Registerer: a.registry, AccessLog: accessLog, Format: a.cfg.AccessLog.Format, Logger: a.log.With("part", "telemetry"),
 		Exists: func(uid string) bool { return a.store.WorkloadByUID(uid) != nil },
@@ -186,10 +215,17 @@ func (a *Agent) build(accessLog io.Writer) error {
 	if a.source == nil {
 		a.source = storePods{a.store}
 	}
-	a.pods = newPodSet(podSetConfig{
+	cfg := podSetConfig{
 		Source: a.source, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
 		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, SysctlRoot: a.cfg.SysctlRoot, Logger: a.log.With("part", "pods"),
-	})
+	}
+	if a.kube != nil {
+		cfg.Captured, cfg.Released = a.kube.captured, a.kube.released
+	}
+	a.pods = newPodSet(cfg)
+	if a.kube != nil {
+		a.kube.pods = a.pods
+	}
 	return nil
 }
 

@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/adit-mesh/adit/agent/enrol"
+	"github.com/adit-mesh/adit/agent/kube"
+	"github.com/adit-mesh/adit/agent/mesh"
+	"github.com/adit-mesh/adit/capture"
+	"github.com/adit-mesh/adit/capture/cni"
+)
+
+// kubernetes is what an agent has whose world is the Kubernetes API.
+type kubernetes struct {
+	source *kube.Source
+	enrol  *enrol.Enrol
+	cni    *cni.Installer // nil without cni
+	host   *capture.Host  // nil without probes
+	log    *slog.Logger
+	// location is the address of the API server.
+	location string
+
+	set  func([]LocalPod) // of podSet, before enrol runs
+	pods *podSet
+
+	newProbed chan struct{} // one-slot edge
+
+	mu     sync.Mutex // guards the fields below
+	refs   map[string]kube.PodRef
+	probed map[string]capture.Probed // by pod UID
+}
+
+// newKubernetes connects to the API server in name only: nothing is asked
+// before Run.
+func (a *Agent) newKubernetes() (*kubernetes, error) {
+	cfg := a.cfg.World.Kubernetes
+	rest, err := kube.LoadREST(cfg.Kubeconfig)
+	if err != nil {
+		return nil, &ConfigError{Err: fmt.Errorf("world.kubernetes: %w", err)}
+	}
+	log := a.log.With("part", "kubernetes")
+	source, err := kube.New(kube.Config{
+		REST: rest, NodeName: a.cfg.NodeName, TrustDomain: a.cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain,
+		ClusterID: cfg.ClusterID, RootNamespace: cfg.RootNamespace, Self: a.opt.Self, Logger: log, Registerer: a.registry,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("world.kubernetes: %w", err)
+	}
+	k := &kubernetes{source: source, log: log, location: rest.Host, newProbed: make(chan struct{}, 1)}
+	if a.cfg.Probes {
+		if k.host, err = capture.OpenHost(capture.HostConfig{Logger: a.log.With("part", "probes"), OnRepair: a.hostRepaired}); err != nil {
+			return nil, fmt.Errorf("rules for kubelet's probes: %w", err)
+		}
+	}
+	ecfg := enrol.Config{Kube: source, Enroller: k, Logger: a.log.With("part", "enrolment")}
+	if c := a.cfg.CNI; c != nil {
+		ecfg.Socket, ecfg.ExcludeNamespaces = c.Socket, c.ExcludeNamespaces
+		k.cni = &cni.Installer{
+			ConfDir: c.ConfDir, BinDir: c.BinDir, Binary: c.Binary, Socket: c.Socket,
+			ExcludeNamespaces: c.ExcludeNamespaces, Logger: a.log.With("part", "cni"),
+		}
+	}
+	k.enrol = enrol.New(ecfg)
+	return k, nil
+}
+
+// Run implements PodSource.
+func (k *kubernetes) Run(ctx context.Context, set func([]LocalPod)) error {
+	k.set = set
+	return k.enrol.Run(ctx)
+}
+
+// Set implements enrol.Enroller.
+func (k *kubernetes) Set(pods []enrol.Pod) {
+	addrs := make(map[string][]netip.Addr)
+	for _, p := range k.source.Local() {
+		addrs[p.UID] = p.IPs
+	}
+	local := make([]LocalPod, len(pods))
+	refs := make(map[string]kube.PodRef, len(pods))
+	probed := make(map[string]capture.Probed, len(pods))
+	for i, p := range pods {
+		local[i] = LocalPod{
+			UID: p.UID, Netns: p.Netns, Inode: p.Inode, Identity: p.Identity, Rules: p.Rules, Open: p.Open, Release: p.Release,
+		}
+		refs[p.UID] = p.Ref
+		if !p.Release {
+			probed[p.Ref.UID] = capture.Probed{Addrs: addrs[p.Ref.UID], Ports: probePorts(p.Rules)}
+		}
+	}
+	k.mu.Lock()
+	k.refs, k.probed = refs, probed
+	k.mu.Unlock()
+	signal(k.newProbed)
+	k.set(local)
+}
+
+func probePorts(rules capture.Rules) []uint16 {
+	var ports []uint16
+	for _, r := range rules.ProbePorts {
+		ports = append(ports, r.First) // a range of one: probes name single ports
+	}
+	return ports
+}
+
+// Wait implements enrol.Enroller.
+func (k *kubernetes) Wait(ctx context.Context, uid string, inode uint64) error {
+	return k.pods.Wait(ctx, uid, inode)
+}
+
+// Gone implements enrol.Enroller.
+func (k *kubernetes) Gone(ctx context.Context, uid string, inode uint64) {
+	k.pods.Gone(ctx, uid, inode)
+}
+
+// captured tells peers that the pod takes tunnels, released that it does not.
+func (k *kubernetes) captured(p LocalPod) { k.annotate(p, "enabled") }
+func (k *kubernetes) released(p LocalPod) { k.annotate(p, "") }
+
+func (k *kubernetes) annotate(p LocalPod, state string) {
+	k.mu.Lock()
+	ref, ok := k.refs[p.UID]
+	k.mu.Unlock()
+	if ok {
+		k.source.Annotate(ref, state)
+	}
+}
+
+// runProbes keeps kubelet's exemption at the pods that are captured.
+func (k *kubernetes) runProbes(ctx context.Context) error {
+	for {
+		select {
+		case <-k.newProbed:
+		case <-ctx.Done():
+			return nil
+		}
+		k.mu.Lock()
+		probed := k.probed
+		k.mu.Unlock()
+		if err := k.host.SetPods(probed); err != nil {
+			// What is there stays: Run verifies and repairs.
+			k.log.Error("kubelet's probes of new pods are subject to policy until this is repaired", "error", err)
+		}
+	}
+}
+
+// runCNI installs the plugin once there is somebody whom it can ask.
+func (k *kubernetes) runCNI(ctx context.Context) error {
+	select {
+	case <-k.source.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	return k.cni.Run(ctx)
+}
+
+// start runs what follows the cluster until hard ends, since live connections
+// and their ends need it, and what brings new pods until soft does.
+func (k *kubernetes) start(soft, hard context.Context, store *mesh.Store, traffic, supports *group) {
+	supports.run("kubernetes", func() error { return k.source.Run(hard, store) })
+	if k.host != nil {
+		supports.run("rules for probes", func() error { return k.host.Run(hard) })
+		supports.run("probed pods", func() error { return k.runProbes(hard) })
+	}
+	if k.cni != nil {
+		traffic.run("cni plugin", func() error { return k.runCNI(soft) })
+	}
+}
+
+// leave lets go of the node. The pods have been let go of already.
+func (k *kubernetes) leave(uninstall bool) {
+	var err error
+	switch {
+	case uninstall:
+		err = k.uninstall()
+	case k.host != nil:
+		err = k.host.Detach()
+	}
+	if err != nil {
+		k.log.Error("the node was not left as it should be", "error", err)
+	}
+}
+
+// uninstall removes from the node what outlives an agent. The pods have been
+// released by then.
+func (k *kubernetes) uninstall() error {
+	var errs []error
+	if k.cni != nil {
+		errs = append(errs, k.cni.Uninstall())
+	}
+	if k.host != nil {
+		errs = append(errs, k.host.Remove())
+	}
+	return errors.Join(errs...)
+}
+
+// bundle is the ConfigMap of the trusted roots.
+func (k *kubernetes) bundle(configMap string) *kube.Bundle {
+	namespace, name, _ := strings.Cut(configMap, "/")
+	return k.source.Bundle(namespace, name, "root-cert.pem")
+}
+
+// hostRepaired counts what somebody else changed of the node's rules.
+func (a *Agent) hostRepaired(repair capture.Repair) {
+	a.tel.CaptureRepair("", string(repair.Kind))
+}
