@@ -43,6 +43,7 @@ func TestDefaultIsTheWhole(t *testing.T) {
 		"RoleBinding adit-system/adit-agent", "RoleBinding adit-system/adit-ca",
 		"Service adit-system/adit-ca",
 		"ServiceAccount adit-system/adit-agent", "ServiceAccount adit-system/adit-ca",
+		"ValidatingAdmissionPolicy adit-agent", "ValidatingAdmissionPolicyBinding adit-agent",
 	}
 	if got := kustomize(t, "overlays/default").keys(); !slices.Equal(got, want) {
 		t.Errorf("overlays/default holds\n%q, want\n%q", got, want)
