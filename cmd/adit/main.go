@@ -117,6 +117,6 @@ whom, and reports what it saw. The applications know nothing of it.`,
 	})
 	cmd.SetVersionTemplate("{{.Version}}\n") // as adit version
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newDemoCmd(), newVersionCmd())
+	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newCACmd(), newDemoCmd(), newVersionCmd())
 	return cmd
 }

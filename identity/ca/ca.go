@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net/url"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -54,17 +52,11 @@ type Config struct {
 type CA struct {
 	trustDomain spiffeid.TrustDomain
 	ttl         time.Duration
-	root        *root
+	root        *Issuer
 	bundles     map[spiffeid.TrustDomain]*x509bundle.Bundle
 }
 
 var _ identity.Source = (*CA)(nil)
-
-// root is the self-signed certificate and its key. They match.
-type root struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
 
 // Open loads the root of cfg.Dir, or makes it. Of several processes that open
 // an empty directory at once, one makes the root and all use it.
@@ -109,50 +101,16 @@ func Open(cfg Config) (*CA, error) {
 	return c, nil
 }
 
-func openRoot(cfg Config) (*root, error) {
+func openRoot(cfg Config) (*Issuer, error) {
 	if cfg.Dir != "" {
 		return openDir(cfg)
 	}
-	r, err := newRoot(cfg.TrustDomain, cfg.RootTTL)
+	r, err := NewRoot(cfg.TrustDomain, cfg.RootTTL)
 	if err == nil {
 		cfg.Logger.Info("made a root certificate in memory; it is lost at exit and no other node trusts it",
 			"trust_domain", cfg.TrustDomain.Name())
 	}
 	return r, err
-}
-
-func newRoot(td spiffeid.TrustDomain, ttl time.Duration) (*root, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		NotBefore:             now.Add(-backdate(ttl)),
-		NotAfter:              now.Add(ttl),
-		URIs:                  []*url.URL{td.ID().URL()},
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        true, // it signs leaves, nothing else
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	// RFC 5280 4.1.2.6: an issuer has a name.
-	template.Subject.Organization = []string{td.Name()}
-	template.Subject.CommonName = "adit root"
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &root{cert: cert, key: key}, nil
 }
 
 // FetchX509SVID issues an SVID with a new key. id must be a workload of the
@@ -167,47 +125,15 @@ func (c *CA) FetchX509SVID(_ context.Context, id spiffeid.ID) (*x509svid.SVID, e
 			identity.ErrRefused, id, c.trustDomain.Name())
 	}
 
-	now := time.Now()
-	notBefore, notAfter := now.Add(-backdate(c.ttl)), now.Add(c.ttl)
-	if notBefore.Before(c.root.cert.NotBefore) {
-		notBefore = c.root.cert.NotBefore
-	}
-	if notAfter.After(c.root.cert.NotAfter) {
-		notAfter = c.root.cert.NotAfter
-	}
-	if !now.Before(notAfter) {
-		return nil, fmt.Errorf("ca: the root certificate expired at %s; replace it on every node that shares it",
-			stamp(c.root.cert.NotAfter))
-	}
-
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
-	serial, err := newSerial()
+	chain, err := c.root.SignSVID(id, key.Public(), c.ttl)
 	if err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
-	// The profile of X509-SVID sections 2 to 4. The subject stays empty,
-	// which makes the subject alternative name critical (RFC 5280 4.2.1.6).
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		NotBefore:             notBefore,
-		NotAfter:              notAfter,
-		URIs:                  []*url.URL{id.URL()},
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, c.root.cert, key.Public(), c.root.key)
-	if err != nil {
-		return nil, fmt.Errorf("ca: sign %s: %w", id, err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("ca: sign %s: %w", id, err)
-	}
-	return &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{cert}, PrivateKey: key}, nil
+	return &x509svid.SVID{ID: id, Certificates: chain, PrivateKey: key}, nil
 }
 
 // GetX509BundleForTrustDomain returns the root, for the CA's trust domain and
@@ -219,20 +145,3 @@ func (c *CA) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.B
 	}
 	return b, nil
 }
-
-// backdate lets a peer whose clock is a little behind accept a new
-// certificate, without ageing a very short-lived one before its birth.
-func backdate(ttl time.Duration) time.Duration { return min(maxBackdate, ttl/10) }
-
-// newSerial returns a positive number of 128 random bits, so that no two
-// processes that share a root need to talk about it.
-func newSerial() (*big.Int, error) {
-	for {
-		n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 128))
-		if err != nil || n.Sign() > 0 {
-			return n, err
-		}
-	}
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

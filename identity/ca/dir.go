@@ -28,7 +28,7 @@ const (
 // Certificate and key are in one file, which appears whole under its name by
 // link(2). link fails if the name is taken: whoever comes second throws its
 // own root away and loads the winner's.
-func openDir(cfg Config) (*root, error) {
+func openDir(cfg Config) (*Issuer, error) {
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func openDir(cfg Config) (*root, error) {
 		return r, err
 	}
 
-	r, err = newRoot(cfg.TrustDomain, cfg.RootTTL)
+	r, err = NewRoot(cfg.TrustDomain, cfg.RootTTL)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func makeDir(dir string) error {
 	return nil
 }
 
-func storeRoot(path string, r *root) error {
+func storeRoot(path string, r *Issuer) error {
 	data, err := encodeRoot(r)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func loadRoot(path string, cfg Config) (*root, error) {
+func loadRoot(path string, cfg Config) (*Issuer, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the root: %w", err)
@@ -132,7 +132,7 @@ func loadRoot(path string, cfg Config) (*root, error) {
 	return r, nil
 }
 
-func encodeRoot(r *root) ([]byte, error) {
+func encodeRoot(r *Issuer) ([]byte, error) {
 	key, err := x509.MarshalPKCS8PrivateKey(r.key)
 	if err != nil {
 		return nil, err
@@ -150,8 +150,9 @@ func encodeRoot(r *root) ([]byte, error) {
 }
 
 // decodeRoot parses one certificate and its PKCS #8 key, in either order.
-func decodeRoot(data []byte) (*root, error) {
-	r := new(root)
+func decodeRoot(data []byte) (*Issuer, error) {
+	var cert *x509.Certificate
+	var key *ecdsa.PrivateKey
 	for {
 		block, rest := pem.Decode(data)
 		if block == nil {
@@ -161,49 +162,56 @@ func decodeRoot(data []byte) (*root, error) {
 			break
 		}
 		data = rest
+		var err error
 		switch {
-		case block.Type == "CERTIFICATE" && r.cert == nil:
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
+		case block.Type == "CERTIFICATE" && cert == nil:
+			if cert, err = x509.ParseCertificate(block.Bytes); err != nil {
 				return nil, fmt.Errorf("unreadable certificate: %w", err)
 			}
-			r.cert = cert
-		case block.Type == "PRIVATE KEY" && r.key == nil:
-			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		case block.Type == "PRIVATE KEY" && key == nil:
+			parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
 				return nil, fmt.Errorf("unreadable private key: %w", err)
 			}
-			ec, ok := key.(*ecdsa.PrivateKey)
-			if !ok || ec.Curve != elliptic.P256() {
-				return nil, fmt.Errorf("private key is not ECDSA P-256 but %T", key)
+			var ok bool
+			if key, ok = parsed.(*ecdsa.PrivateKey); !ok || key.Curve != elliptic.P256() {
+				return nil, fmt.Errorf("private key is not ECDSA P-256 but %T", parsed)
 			}
-			r.key = ec
 		default:
 			return nil, fmt.Errorf("unexpected PEM block %q: want one CERTIFICATE and one PRIVATE KEY", block.Type)
 		}
 	}
 	switch {
-	case r.cert == nil:
+	case cert == nil:
 		return nil, errors.New("holds no certificate")
-	case r.key == nil:
+	case key == nil:
 		return nil, errors.New("holds no private key")
-	case !r.key.PublicKey.Equal(r.cert.PublicKey):
+	case !key.PublicKey.Equal(cert.PublicKey):
 		return nil, errors.New("private key does not match the certificate; restore both from one backup")
 	}
-	return r, nil
+	return rootIssuer(cert, key), nil
 }
 
-// checkRoot refuses a certificate that cannot be the root of one of domains.
+// checkRoot refuses a certificate that cannot be the root of one of domains at
+// time now.
 func checkRoot(cert *x509.Certificate, now time.Time, domains []spiffeid.TrustDomain) error {
+	switch {
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("certificate is valid from %s and it is now %s; check the clock", stamp(cert.NotBefore), stamp(now))
+	case !now.Before(cert.NotAfter):
+		return fmt.Errorf("certificate expired at %s; move the file away on every node that shares it to have a new one made", stamp(cert.NotAfter))
+	}
+	return checkRootShape(cert, domains)
+}
+
+// checkRootShape refuses a certificate that can never be the root of one of
+// domains.
+func checkRootShape(cert *x509.Certificate, domains []spiffeid.TrustDomain) error {
 	switch {
 	case !cert.BasicConstraintsValid || !cert.IsCA:
 		return errors.New("certificate is not of a CA (CA:TRUE is missing)")
 	case cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return errors.New("certificate may not sign others (key usage keyCertSign is missing)")
-	case now.Before(cert.NotBefore):
-		return fmt.Errorf("certificate is valid from %s and it is now %s; check the clock", stamp(cert.NotBefore), stamp(now))
-	case !now.Before(cert.NotAfter):
-		return fmt.Errorf("certificate expired at %s; move the file away on every node that shares it to have a new one made", stamp(cert.NotAfter))
 	case len(cert.URIs) != 1:
 		return fmt.Errorf("certificate has %d URIs; want one, its trust domain", len(cert.URIs))
 	}

@@ -279,7 +279,7 @@ func TestRefusesWhatIsNoFile(t *testing.T) {
 
 // FuzzDecodeRoot: what loads is a pair, and is written back as it was read.
 func FuzzDecodeRoot(f *testing.F) {
-	r, err := newRoot(domain, time.Hour)
+	r, err := NewRoot(domain, time.Hour)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -295,14 +295,14 @@ func FuzzDecodeRoot(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !r.key.PublicKey.Equal(r.cert.PublicKey) {
+		if !r.key.(*ecdsa.PrivateKey).PublicKey.Equal(r.cert.PublicKey) {
 			t.Error("loaded a key that is not the certificate's")
 		}
 		again, err := encodeRoot(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r2, err := decodeRoot(again); err != nil || !r2.cert.Equal(r.cert) || !r2.key.Equal(r.key) {
+		if r2, err := decodeRoot(again); err != nil || !r2.cert.Equal(r.cert) || !r2.key.(*ecdsa.PrivateKey).Equal(r.key) {
 			t.Errorf("does not survive writing and reading: %v", err)
 		}
 	})
