@@ -73,7 +73,8 @@ func ParseArrival(q url.Values) (Arrival, error) {
 // Inbound is what the destination's side does about an [Arrival].
 type Inbound struct {
 	// AnsweredBy is the node whose agent says so; Local, that it is the
-	// destination's own. Error is why that one could not be asked.
+	// destination's own. Error is why that one could not be asked, if it was to
+	// be: then this is what another one concludes.
 	AnsweredBy string `json:"answeredBy,omitempty"`
 	Local      bool   `json:"local"`
 	Error      string `json:"error,omitempty"`

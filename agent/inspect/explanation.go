@@ -177,7 +177,7 @@ func (h *Hop) problem(from Party) (why string, final bool) {
 	}
 	in := h.Inbound
 	switch {
-	case in == nil, in.Error != "":
+	case in == nil:
 		return "", false
 	case h.Mode == "hbone" && !in.Captured:
 		return "nobody takes HBONE at " + h.Dial.String() + ": " + in.Capture, false
@@ -203,7 +203,7 @@ func contains(list []string, s string) bool {
 // because words why a hop connects.
 func (h *Hop) because(l *Leg) string {
 	switch {
-	case h.Inbound != nil && h.Inbound.Error == "" && h.Inbound.Captured:
+	case h.Inbound != nil && h.Inbound.Captured:
 		return h.Inbound.Reason
 	case h.Waypoint:
 		return "the waypoint decides"

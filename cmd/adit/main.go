@@ -23,6 +23,7 @@ var version = "unknown"
 const (
 	exitRuntime = 1
 	exitConfig  = 2
+	exitRefused = 3 // adit why: the connection would not come about
 	exitSignal  = 130
 )
 
@@ -74,6 +75,9 @@ func exitCode(err error) int {
 	if usage := new(usageError); errors.As(err, &usage) || agent.IsConfigError(err) {
 		return exitConfig
 	}
+	if verdict := new(verdictError); errors.As(err, &verdict) {
+		return exitRefused
+	}
 	return exitRuntime
 }
 
@@ -118,5 +122,6 @@ whom, and reports what it saw. The applications know nothing of it.`,
 	cmd.SetVersionTemplate("{{.Version}}\n") // as adit version
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newCACmd(), newDemoCmd(), newVersionCmd())
+	cmd.AddCommand(newStatusCmd(), newPodsCmd(), newConnectionsCmd(), newWhyCmd())
 	return cmd
 }
