@@ -19,6 +19,7 @@ func TestChartRendersTheOverlays(t *testing.T) {
 	}{
 		{"overlays/default", nil},
 		{"overlays/monitoring", map[string]any{"monitoring": map[string]any{"enabled": true}}},
+		{"examples/issuer", map[string]any{"ca": map[string]any{"issuerSecret": "cacerts"}}},
 	} {
 		t.Run(c.overlay, func(t *testing.T) {
 			want, got := kustomize(t, c.overlay), chart(t, release{values: c.values})

@@ -19,7 +19,7 @@ import (
 // Whatever can be applied is known to the API, to the last field.
 func TestEveryManifestIsStrict(t *testing.T) {
 	for _, dir := range []string{
-		"base/agent", "base/ca", "overlays/default", "overlays/monitoring", "examples/kubernetes", "examples/k3s",
+		"base/agent", "base/ca", "overlays/default", "overlays/monitoring", "examples/kubernetes", "examples/k3s", "examples/issuer",
 	} {
 		t.Run(dir, func(t *testing.T) {
 			if len(kustomize(t, dir)) == 0 {
@@ -257,6 +257,23 @@ func TestAgentTakesItsConfiguration(t *testing.T) {
 				t.Errorf("adit agent --check: %v\n%s\n%s", err, out, text)
 			}
 		})
+	}
+}
+
+// The programs know the flags that they are started with.
+func TestArguments(t *testing.T) {
+	adit := build(t)
+	for _, all := range []objects{kustomize(t, "overlays/default"), kustomize(t, "examples/issuer"), chart(t, release{})} {
+		for _, pod := range []core.PodTemplateSpec{
+			get[*apps.DaemonSet](t, all, "DaemonSet adit-system/adit-agent").Spec.Template,
+			get[*apps.Deployment](t, all, "Deployment adit-system/adit-ca").Spec.Template,
+		} {
+			// Flags are read before help is given, and an unknown one is an error.
+			args := slices.Concat(pod.Spec.Containers[0].Args, []string{"--help"})
+			if out, err := exec.Command(adit, args...).CombinedOutput(); err != nil {
+				t.Errorf("adit %q: %v\n%s", args, err, out)
+			}
+		}
 	}
 }
 

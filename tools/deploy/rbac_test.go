@@ -33,6 +33,8 @@ var permissions = map[string]map[string]string{
 		"peerauthentications.security.istio.io watch":          "agent/kube: policy",
 		"authorizationpolicies.security.istio.io list":         "agent/kube: policy",
 		"authorizationpolicies.security.istio.io watch":        "agent/kube: policy",
+		"runtimeclasses.node.k8s.io list":                      "agent/kube: which pods run in a sandbox",
+		"runtimeclasses.node.k8s.io watch":                     "agent/kube: which pods run in a sandbox",
 		"authorizationpolicies/status.security.istio.io patch": "agent/kube: tells its author what a policy does not enforce",
 		"pods/status patch":                                    "agent/kube: Annotate",
 		"events create":                                        "agent/kube: Event",
