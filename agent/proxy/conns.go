@@ -43,6 +43,8 @@ type conn struct {
 
 	ctx    context.Context // lives as long as the connection may
 	cancel context.CancelCauseFunc
+	watch  resetWatch     // while the destination of an outbound connection is dialled
+	abort  sync.WaitGroup // the aborting by while
 
 	// gate is what policy looks at again when it changes. nil for connections
 	// that no policy of this side decides about.
@@ -147,9 +149,9 @@ func (cs *Conns) recheck(s *mesh.Store) int {
 	return cut
 }
 
-func (c *conn) setInfo(info telemetry.Info) {
+func (c *conn) setInfo(info *telemetry.Info) {
 	c.mu.Lock()
-	c.info = info
+	c.info = *info
 	c.mu.Unlock()
 }
 
@@ -213,16 +215,17 @@ func (c *conn) sweep(now time.Time, idle time.Duration) {
 // returned. Both are over when while returns; the cause of the cut, if there
 // was one, comes back.
 func (c *conn) while(copy, abort func()) error {
-	aborted := make(chan struct{})
+	c.abort.Add(1)
 	stop := context.AfterFunc(c.ctx, func() {
-		defer close(aborted)
+		defer c.abort.Done()
 		abort()
 	})
 	copy()
 	if stop() {
+		c.abort.Done()
 		return nil
 	}
-	<-aborted
+	c.abort.Wait()
 	return context.Cause(c.ctx)
 }
 

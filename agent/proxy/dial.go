@@ -35,15 +35,17 @@ type upstream struct {
 	tcp    *net.TCPConn
 	// delivery is the other end of a same-node connection, whose tcp it is.
 	delivery *admission
-	info     telemetry.Info
 }
 
 // dial tries the hops of a route in turn until one can take the first byte.
-func (p *Proxy) dial(ctx context.Context, pod *servedPod, self *mesh.Workload, route mesh.Route, info telemetry.Info) (upstream, error) {
+// info then tells of that hop, or of the last that was tried. (It is a pointer
+// here and below because copies of it made every connection's stack grow twice.)
+func (p *Proxy) dial(ctx context.Context, pod *servedPod, self *mesh.Workload, route *mesh.Route, info *telemetry.Info) (upstream, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	var earlier []string
-	for i, hop := range route.Hops {
+	for i := range route.Hops {
+		hop := &route.Hops[i]
 		up, err := p.dialShare(ctx, len(route.Hops)-i, pod, self, route, hop, info)
 		if err == nil {
 			return up, nil
@@ -57,7 +59,7 @@ func (p *Proxy) dial(ctx context.Context, pod *servedPod, self *mesh.Workload, r
 		p.log.Debug("dial another endpoint", "pod", pod.uid, "failed", hop.Dial, "error", err)
 		earlier = append(earlier, err.Error())
 	}
-	return upstream{info: info}, &refusedError{"no endpoint to dial"}
+	return upstream{}, &refusedError{"no endpoint to dial"}
 }
 
 // minShare is the least time that one of several endpoints is given.
@@ -65,13 +67,16 @@ const minShare = 2 * time.Second
 
 // dialShare dials one hop in its share of the time that is left, so that an
 // endpoint that never answers does not use up the turn of the next.
-func (p *Proxy) dialShare(ctx context.Context, left int, pod *servedPod, self *mesh.Workload, route mesh.Route, hop mesh.Hop, info telemetry.Info) (upstream, error) {
-	deadline, _ := ctx.Deadline()
-	share := max(time.Until(deadline)/time.Duration(left), minShare)
-	ctx, cancel := context.WithTimeout(ctx, share)
-	defer cancel()
-
-	info.Destination = hop.Workload
+func (p *Proxy) dialShare(ctx context.Context, left int, pod *servedPod, self *mesh.Workload, route *mesh.Route, hop *mesh.Hop, info *telemetry.Info) (upstream, error) {
+	if left > 1 {
+		deadline, _ := ctx.Deadline()
+		share := max(time.Until(deadline)/time.Duration(left), minShare)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, share)
+		defer cancel()
+	}
+	info.Destination, info.DestinationID = hop.Workload, spiffeid.ID{}
+	info.HBONEAddr, info.Authority, info.MutualTLS = netip.AddrPort{}, "", false
 	switch {
 	case hop.Protocol != mesh.HBONE:
 		return p.dialTCP(ctx, pod, route, hop, info)
@@ -87,7 +92,7 @@ func (p *Proxy) dialShare(ctx context.Context, left int, pod *servedPod, self *m
 	return p.dialHBONE(ctx, pod, self, route, hop, info)
 }
 
-func (p *Proxy) dialTCP(ctx context.Context, pod *servedPod, route mesh.Route, hop mesh.Hop, info telemetry.Info) (upstream, error) {
+func (p *Proxy) dialTCP(ctx context.Context, pod *servedPod, route *mesh.Route, hop *mesh.Hop, info *telemetry.Info) (upstream, error) {
 	info.Mode = "tcp"
 	if route.Kind == mesh.RoutePassthrough {
 		info.Mode = "passthrough"
@@ -95,13 +100,13 @@ func (p *Proxy) dialTCP(ctx context.Context, pod *servedPod, route mesh.Route, h
 	start := time.Now()
 	c, err := pod.Dial(ctx, hop.Dial)
 	if err != nil {
-		return upstream{info: info}, fmt.Errorf("dial %s: %w", hop.Dial, err)
+		return upstream{}, fmt.Errorf("dial %s: %w", hop.Dial, err)
 	}
 	p.tel.ConnectLatency("tcp", time.Since(start))
-	return upstream{tcp: c, info: info}, nil
+	return upstream{tcp: c}, nil
 }
 
-func (p *Proxy) dialHBONE(ctx context.Context, pod *servedPod, self *mesh.Workload, route mesh.Route, hop mesh.Hop, info telemetry.Info) (upstream, error) {
+func (p *Proxy) dialHBONE(ctx context.Context, pod *servedPod, self *mesh.Workload, route *mesh.Route, hop *mesh.Hop, info *telemetry.Info) (upstream, error) {
 	id := self.Identity()
 	info.Mode = "hbone"
 	info.HBONEAddr, info.Authority = hop.Dial, hop.Authority
@@ -111,24 +116,25 @@ func (p *Proxy) dialHBONE(ctx context.Context, pod *servedPod, self *mesh.Worklo
 	// Without a certificate there is no tunnel, and a mesh peer is never
 	// dialled without one.
 	if _, err := p.ids.SVID(ctx, id); err != nil {
-		return upstream{info: info}, &noIdentityError{err}
+		return upstream{}, &noIdentityError{err}
 	}
+	to := hop.Dial // the tunnel outlives the route
 	target := hbone.Target{
 		Key:  keyOf(pod, id, hop),
-		Dial: func(ctx context.Context) (net.Conn, error) { return dialConn(ctx, pod.Dial, hop.Dial) },
+		Dial: func(ctx context.Context) (net.Conn, error) { return dialConn(ctx, pod.Dial, to) },
 		TLS:  p.ids.ClientTLS(id, hop.Expect),
 	}
 	start := time.Now()
 	s, err := p.pool.Dial(ctx, target, connectRequest(self, route, hop, info))
 	if err != nil {
-		return upstream{info: info}, fmt.Errorf("dial %s as %s: %w", hop.Dial, id, err)
+		return upstream{}, fmt.Errorf("dial %s as %s: %w", hop.Dial, id, err)
 	}
 	p.tel.ConnectLatency("hbone", time.Since(start))
 	if peer, err := identity.PeerID(s.ConnectionState()); err == nil {
 		info.DestinationID = peer
 		info.MutualTLS = true
 	}
-	return upstream{stream: s, info: info}, nil
+	return upstream{stream: s}, nil
 }
 
 // dialConn keeps a nil *net.TCPConn from becoming a non-nil net.Conn.
@@ -140,7 +146,7 @@ func dialConn(ctx context.Context, dial func(context.Context, netip.AddrPort) (*
 	return c, nil
 }
 
-func keyOf(pod *servedPod, id spiffeid.ID, hop mesh.Hop) tunnelKey {
+func keyOf(pod *servedPod, id spiffeid.ID, hop *mesh.Hop) tunnelKey {
 	k := tunnelKey{instance: pod.instance, uid: pod.uid, source: id, dst: hop.Dial, expect: joinIDs(hop.Expect)}
 	if hop.Workload != nil {
 		k.peerUID = hop.Workload.UID
@@ -162,7 +168,7 @@ func joinIDs(ids []spiffeid.ID) string {
 
 // connectRequest says where the stream goes and, for the peer's telemetry, who
 // sends it.
-func connectRequest(self *mesh.Workload, route mesh.Route, hop mesh.Hop, info telemetry.Info) hbone.Request {
+func connectRequest(self *mesh.Workload, route *mesh.Route, hop *mesh.Hop, info *telemetry.Info) hbone.Request {
 	host := ""
 	if route.Service != nil {
 		host = route.Service.Hostname

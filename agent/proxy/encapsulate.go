@@ -64,9 +64,9 @@ func (p *Proxy) encapsulate(sp *servedPod, e Encapsulate, target hbone.Target, c
 	defer p.conns.remove(live)
 	live.setPhase(PhaseDialing)
 
-	stop := watchReset(c, func() { live.cancel(errClientGone) })
+	live.watch.start(c, live.cancel)
 	s, err := p.dialPeer(live.ctx, e, target, info.Authority, local, remote)
-	stop()
+	live.watch.stop()
 	if cut := context.Cause(live.ctx); cut != nil {
 		if err == nil {
 			s.Reset(resetCode)
@@ -74,7 +74,7 @@ func (p *Proxy) encapsulate(sp *servedPod, e Encapsulate, target hbone.Target, c
 		err = cut
 	}
 	if err != nil {
-		p.fail(live, info, err)
+		p.fail(live, &info, err)
 		reset(c)
 		return
 	}
@@ -82,7 +82,7 @@ func (p *Proxy) encapsulate(sp *servedPod, e Encapsulate, target hbone.Target, c
 	if peer, err := identity.PeerID(s.ConnectionState()); err == nil {
 		info.DestinationID, info.MutualTLS = peer, true
 	}
-	live.setInfo(info)
+	live.setInfo(&info)
 	rec := p.tel.Open(info)
 	live.setOpen(rec, s.Bytes, c)
 	res, err := p.carryStream(live, c, s)

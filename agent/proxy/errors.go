@@ -54,6 +54,9 @@ func (e *noIdentityError) Unwrap() error { return e.err }
 // endFlag is the response flag of a connection that was open and ended in err.
 // Only policy has a flag for that: a reset is nobody's failure to connect.
 func endFlag(err error) telemetry.Flag {
+	if err == nil {
+		return telemetry.FlagNone
+	}
 	if denied := new(deniedError); errors.As(err, &denied) {
 		return telemetry.FlagDeny
 	}

@@ -45,16 +45,16 @@ type admission struct {
 // is the one way into a pod, whatever the way to it was. The admission ends
 // with release; on error there is nothing to release, and the failure has been
 // recorded. ctx bounds the dial only.
-func (p *Proxy) admit(ctx context.Context, a arrival) (*admission, error) {
-	info := p.infoOf(a)
+func (p *Proxy) admit(ctx context.Context, a *arrival) (*admission, error) {
 	live := &conn{
-		pod:  a.pod,
-		info: info,
+		pod: a.pod,
 		gate: &gate{
 			pod: a.pod, then: a.self,
 			in: policy.Connection{Source: a.peer, SourceAddr: a.src.Addr(), Destination: a.dst},
 		},
 	}
+	p.infoOf(a, &live.info)
+	info := &live.info // it does not change any more
 	// Listed before it is checked: a policy that changes in between is seen by
 	// one of check and recheck.
 	p.conns.add(a.pod.hard, live)
@@ -64,10 +64,10 @@ func (p *Proxy) admit(ctx context.Context, a arrival) (*admission, error) {
 		p.conns.remove(live)
 		return nil, err
 	}
-	return &admission{live: live, rec: p.tel.Open(info), app: app}, nil
+	return &admission{live: live, rec: p.tel.Open(*info), app: app}, nil
 }
 
-func (p *Proxy) authorizeAndDial(ctx context.Context, live *conn, a arrival) (*net.TCPConn, error) {
+func (p *Proxy) authorizeAndDial(ctx context.Context, live *conn, a *arrival) (*net.TCPConn, error) {
 	if agentPort(a.dst.Port()) {
 		return nil, &loopError{a.dst.Port()}
 	}
@@ -78,11 +78,16 @@ func (p *Proxy) authorizeAndDial(ctx context.Context, live *conn, a arrival) (*n
 	}
 	live.setPhase(PhaseDialing)
 
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	start := time.Now()
+	cancel := context.CancelFunc(nil)
+	if by, ok := ctx.Deadline(); ok && by.Sub(start) <= p.cfg.DialTimeout {
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithDeadline(ctx, start.Add(p.cfg.DialTimeout))
+	}
 	defer cancel()
 	stop := context.AfterFunc(live.ctx, cancel)
 	defer stop()
-	start := time.Now()
 	app, err := a.pod.DialApp(ctx, a.src.Addr(), a.dst)
 	if cut := context.Cause(live.ctx); cut != nil {
 		if err == nil {
@@ -117,8 +122,8 @@ func (p *Proxy) release(a *admission, sent, received int64, err error) {
 
 // infoOf gathers what telemetry may say about an arrival. The workload at the
 // source address counts only if it is who the certificate says.
-func (p *Proxy) infoOf(a arrival) telemetry.Info {
-	info := telemetry.Info{
+func (p *Proxy) infoOf(a *arrival, info *telemetry.Info) {
+	*info = telemetry.Info{
 		Reporter:        telemetry.Destination,
 		Destination:     a.self,
 		SourceID:        a.peer,
@@ -139,7 +144,13 @@ func (p *Proxy) infoOf(a arrival) telemetry.Info {
 		b := hbone.ParseBaggage(a.baggage)
 		info.SourceBaggage = &b
 	}
-	return info
+}
+
+// refuse records an arrival of which too little is known to admit it.
+func (p *Proxy) refuse(a *arrival, err error) {
+	var info telemetry.Info
+	p.infoOf(a, &info)
+	p.tel.Fail(info, err, flagOf(err))
 }
 
 // serveHBONE carries one CONNECT stream of a peer to the pod's application.
@@ -161,11 +172,11 @@ func (p *Proxy) serveHBONE(ctx context.Context, pod *servedPod, s *hbone.Stream)
 func (p *Proxy) receive(ctx context.Context, pod *servedPod, s *hbone.Stream) *admission {
 	a, err := p.readArrival(ctx, pod, s)
 	if err != nil {
-		p.tel.Fail(p.infoOf(a), err, flagOf(err))
+		p.refuse(&a, err)
 		_ = s.Reject(statusOf(err))
 		return nil
 	}
-	adm, err := p.admit(ctx, a)
+	adm, err := p.admit(ctx, &a)
 	if err != nil {
 		_ = s.Reject(statusOf(err))
 		return nil
@@ -261,16 +272,17 @@ func (p *Proxy) receivePlaintext(pod *servedPod, c *net.TCPConn, dst netip.AddrP
 	a := arrival{pod: pod, self: new(mesh.Workload), mode: "tcp", src: addrPort(c.RemoteAddr()), dst: dst}
 	self, err := p.workload(pod.hard, pod)
 	if err != nil {
-		p.tel.Fail(p.infoOf(a), err, flagOf(err))
+		p.refuse(&a, err)
 		reset(c)
 		return nil
 	}
 	a.self = self
 	ctx, cancel := context.WithCancelCause(pod.hard)
 	defer cancel(nil)
-	stop := watchReset(c, func() { cancel(errClientGone) })
-	adm, err := p.admit(ctx, a)
-	stop()
+	var watch resetWatch
+	watch.start(c, cancel)
+	adm, err := p.admit(ctx, &a)
+	watch.stop()
 	if err != nil {
 		reset(c)
 		return nil

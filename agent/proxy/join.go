@@ -10,7 +10,8 @@ import (
 
 // joint is two TCP connections joined by splice(2).
 type joint struct {
-	up, down pump // up is a to b
+	up, down pump           // up is a to b
+	back     sync.WaitGroup // the goroutine of down
 	once     sync.Once
 	err      error // why the joint was aborted; set by once
 }
@@ -27,13 +28,9 @@ func newJoint(a, b *net.TCPConn, pipes *pipePool) *joint {
 // The end of one direction is passed on as a half-close; a reset, on either
 // side, as a reset of the other.
 func (j *joint) run() error {
-	down := make(chan struct{})
-	go func() {
-		defer close(down)
-		j.carry(&j.down, "destination", "client")
-	}()
+	j.back.Go(j.carryDown)
 	j.carry(&j.up, "client", "destination")
-	<-down
+	j.back.Wait()
 	j.once.Do(func() {
 		// Both ends have been seen: nothing is unread, so no reset is sent.
 		j.up.src.Close()
@@ -41,6 +38,8 @@ func (j *joint) run() error {
 	})
 	return j.err
 }
+
+func (j *joint) carryDown() { j.carry(&j.down, "destination", "client") }
 
 // carry runs one direction and passes its end on.
 func (j *joint) carry(p *pump, from, to string) {

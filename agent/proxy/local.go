@@ -11,7 +11,7 @@ import (
 // deliverLocal lets the connection of a local pod into another one without a
 // tunnel. The identity of the source is beyond doubt, for the agent took the
 // connection from the pod itself; the destination decides as about any peer.
-func (p *Proxy) deliverLocal(ctx context.Context, peer *servedPod, self *mesh.Workload, hop mesh.Hop, info telemetry.Info) (upstream, error) {
+func (p *Proxy) deliverLocal(ctx context.Context, peer *servedPod, self *mesh.Workload, hop *mesh.Hop, info *telemetry.Info) (upstream, error) {
 	info.Mode = "local"
 	info.DestinationID = hop.Workload.Identity()
 	dst := hop.Workload
@@ -20,21 +20,21 @@ func (p *Proxy) deliverLocal(ctx context.Context, peer *servedPod, self *mesh.Wo
 	}
 	d, err := p.store.Inbound(dst, hop.Dial.Addr(), hop.Authority)
 	if err != nil {
-		return upstream{info: info}, err
+		return upstream{}, err
 	}
 	if !peer.inflight.enter() {
-		return upstream{info: info}, ErrDrained
+		return upstream{}, ErrDrained
 	}
-	adm, err := p.admit(ctx, arrival{
+	adm, err := p.admit(ctx, &arrival{
 		pod: peer, self: dst, mode: "local",
 		peer: self.Identity(), src: info.SourceAddr, dst: d.Dst,
 		service: info.Service,
 	})
 	if err != nil {
 		peer.inflight.leave()
-		return upstream{info: info}, err
+		return upstream{}, err
 	}
-	return upstream{tcp: adm.app, delivery: adm, info: info}, nil
+	return upstream{tcp: adm.app, delivery: adm}, nil
 }
 
 // carryLocal joins the client with the application of the other pod, and closes

@@ -48,7 +48,7 @@ type outbound struct {
 }
 
 func (p *Proxy) openOutbound(live *conn, c *net.TCPConn, dst netip.AddrPort) outbound {
-	info := telemetry.Info{
+	info := &telemetry.Info{
 		Reporter:        telemetry.Source,
 		SourceAddr:      addrPort(c.RemoteAddr()),
 		DestinationAddr: dst,
@@ -57,12 +57,12 @@ func (p *Proxy) openOutbound(live *conn, c *net.TCPConn, dst netip.AddrPort) out
 	live.setInfo(info)
 	up, err := p.open(live, c, info)
 	if err != nil {
-		p.fail(live, up.info, err)
+		p.fail(live, info, err)
 		reset(c)
 		return outbound{}
 	}
-	live.setInfo(up.info)
-	return outbound{rec: p.tel.Open(up.info), stream: up.stream, delivery: up.delivery, tcp: up.tcp}
+	live.setInfo(info)
+	return outbound{rec: p.tel.Open(*info), stream: up.stream, delivery: up.delivery, tcp: up.tcp}
 }
 
 func (p *Proxy) carryOutbound(live *conn, c *net.TCPConn, o outbound) {
@@ -83,29 +83,29 @@ func (p *Proxy) carryOutbound(live *conn, c *net.TCPConn, o outbound) {
 }
 
 // open decides where the connection goes and dials it. While it does, a client
-// that resets takes its dial with it.
-func (p *Proxy) open(live *conn, c *net.TCPConn, info telemetry.Info) (upstream, error) {
+// that resets takes its dial with it. What is found out goes into info.
+func (p *Proxy) open(live *conn, c *net.TCPConn, info *telemetry.Info) (upstream, error) {
 	pod := live.pod
 	self, err := p.workload(live.ctx, pod)
 	if err != nil {
-		return upstream{info: info}, err
+		return upstream{}, err
 	}
 	info.Source, info.SourceID = self, self.Identity()
 	dst := info.DestinationAddr
 	if dst.Addr().IsLoopback() && agentPort(dst.Port()) {
-		return upstream{info: info}, &loopError{dst.Port()}
+		return upstream{}, &loopError{dst.Port()}
 	}
 	route := p.store.Outbound(self, dst)
 	info.Service = route.Service
 	if route.Kind == mesh.RouteRefuse {
-		return upstream{info: info}, &refusedError{route.Reason}
+		return upstream{}, &refusedError{route.Reason}
 	}
 	live.setInfo(info)
 	live.setPhase(PhaseDialing)
 
-	stop := watchReset(c, func() { live.cancel(errClientGone) })
-	up, err := p.dial(live.ctx, pod, self, route, info)
-	stop()
+	live.watch.start(c, live.cancel)
+	up, err := p.dial(live.ctx, pod, self, &route, info)
+	live.watch.stop()
 	if err == nil && live.ctx.Err() != nil {
 		up.abandon(p)
 		err = live.ctx.Err()
@@ -151,8 +151,8 @@ func (p *Proxy) workload(ctx context.Context, pod *servedPod) (*mesh.Workload, e
 }
 
 // fail records a connection that was never opened.
-func (p *Proxy) fail(live *conn, info telemetry.Info, err error) {
-	p.tel.Fail(info, err, flagOf(err))
+func (p *Proxy) fail(live *conn, info *telemetry.Info, err error) {
+	p.tel.Fail(*info, err, flagOf(err))
 	p.log.Debug("connection refused", "source", info.SourceAddr, "destination", info.DestinationAddr,
 		"error", err, "after", time.Since(live.started))
 }

@@ -19,6 +19,11 @@ type pump struct {
 
 	pipe *pipe // held during a burst
 	held int   // bytes in pipe
+
+	// Of the step in progress: a fill, or a drain.
+	draining bool
+	n        int
+	err      error
 }
 
 // run returns nil when src has ended its direction and dst's socket has taken
@@ -33,40 +38,37 @@ func (p *pump) run() error {
 	if err != nil {
 		return err
 	}
-	var n int
-	var serr error
-	fill := func(fd uintptr) bool {
-		n, serr = p.fill(int(fd))
-		return serr != unix.EAGAIN
-	}
-	drain := func(fd uintptr) bool {
-		serr = p.drain(int(fd))
-		return serr != unix.EAGAIN
-	}
+	step := p.step
 	for {
-		if err := both(src.Read(fill), &serr); err != nil {
+		p.draining = false
+		if err := src.Read(step); err != nil {
 			return readError{err}
 		}
-		if n == 0 {
+		if p.err != nil {
+			return readError{p.err}
+		}
+		if p.n == 0 {
 			p.ended.Store(true)
 			return nil
 		}
-		if err := both(dst.Write(drain), &serr); err != nil {
+		p.draining = true
+		if err := dst.Write(step); err != nil {
 			return writeError{err}
+		}
+		if p.err != nil {
+			return writeError{p.err}
 		}
 	}
 }
 
-// both joins the error of waiting for a descriptor with that of the system call
-// made on it.
-func both(wait error, call *error) error {
-	if wait != nil {
-		return wait
+// step is called in the poller's terms: false means wait.
+func (p *pump) step(fd uintptr) bool {
+	if p.draining {
+		p.err = p.drain(int(fd))
+	} else {
+		p.n, p.err = p.fill(int(fd))
 	}
-	if *call != nil {
-		return *call
-	}
-	return nil
+	return p.err != unix.EAGAIN
 }
 
 // fill moves what src has into the pipe, 0 at its end. Before it reports that

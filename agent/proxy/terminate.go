@@ -81,11 +81,11 @@ func (p *Proxy) terminate(ctx context.Context, sp *servedPod, t Terminate, s *hb
 
 	upstream, err := p.openUpstream(ctx, live, t, s, &info)
 	if err != nil {
-		p.fail(live, info, err)
+		p.fail(live, &info, err)
 		_ = s.Reject(statusOf(err))
 		return
 	}
-	live.setInfo(info)
+	live.setInfo(&info)
 	rec := p.tel.Open(info)
 	if err := s.Accept(); err != nil {
 		reset(upstream)

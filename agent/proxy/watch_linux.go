@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -9,25 +11,36 @@ import (
 // over a tunnel that is up costs no watch.
 const watchDelay = 100 * time.Millisecond
 
-// watchReset calls gone if c is reset while nobody reads from it. The returned
-// stop ends the watch, waits for its end, and leaves c as it was. A half-close
-// is no reason to give up: the client still waits for an answer.
-func watchReset(c *net.TCPConn, gone func()) (stop func()) {
-	done := make(chan struct{})
-	timer := time.AfterFunc(watchDelay, func() {
-		defer close(done)
-		if lostWhileIdle(c) {
-			gone()
-		}
-	})
-	return func() {
-		if timer.Stop() {
-			return
-		}
-		_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes lostWhileIdle
-		<-done
-		_ = c.SetReadDeadline(time.Time{})
+// resetWatch looks whether a connection is reset while nobody reads from it. A
+// half-close is no reason to give up: the client still waits for an answer.
+type resetWatch struct {
+	c      *net.TCPConn
+	cancel context.CancelCauseFunc // called with errClientGone
+	timer  *time.Timer
+	over   sync.WaitGroup // the timer's function
+}
+
+func (w *resetWatch) start(c *net.TCPConn, cancel context.CancelCauseFunc) {
+	w.c, w.cancel = c, cancel
+	w.over.Add(1)
+	w.timer = time.AfterFunc(watchDelay, w.run)
+}
+
+func (w *resetWatch) run() {
+	defer w.over.Done()
+	if lostWhileIdle(w.c) {
+		w.cancel(errClientGone)
 	}
+}
+
+// stop ends the watch, waits for its end, and leaves the connection as it was.
+func (w *resetWatch) stop() {
+	if w.timer.Stop() {
+		return
+	}
+	_ = w.c.SetReadDeadline(time.Unix(1, 0)) // wakes lostWhileIdle
+	w.over.Wait()
+	_ = w.c.SetReadDeadline(time.Time{})
 }
 
 // lostWhileIdle waits until c is reset or its read deadline passes. It looks at
