@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"runtime/debug"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -24,12 +25,20 @@ func LoadREST(kubeconfig string) (*rest.Config, error) {
 			return nil, fmt.Errorf("kubeconfig: %w", err)
 		}
 	}
-	cfg.UserAgent = "adit"
+	cfg.UserAgent = "adit/" + version()
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	// Few requests are made beside watches. The limit is for when something
-	// goes wrong on every node at once.
-	cfg.QPS, cfg.Burst = 20, 100
-	cfg.Timeout = 0 // watches last
+	// What is written is paced where it is written. This bounds the questions of
+	// the CNI plugin, when all pods of a node start at once.
+	cfg.QPS, cfg.Burst = 50, 200
+	// Warnings of the server are for who writes the objects.
+	cfg.WarningHandler = rest.NoWarnings{}
 	return cfg, nil
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
 }

@@ -1,0 +1,136 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+)
+
+// api talks to the API server. Core kinds are typed, and travel as protobuf;
+// all others are taken as they come, so that one object which is not as its
+// type says does not hide the rest of its list.
+type api struct {
+	core, discovery rest.Interface
+	dynamic         dynamic.Interface
+	params          runtime.ParameterCodec
+	http            *http.Client
+}
+
+func newAPI(base *rest.Config) (*api, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range [...]func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	cfg := rest.CopyConfig(base)
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a := &api{http: client, params: runtime.NewParameterCodec(scheme)}
+	for _, group := range [...]struct {
+		gv   schema.GroupVersion
+		path string
+		to   *rest.Interface
+	}{{corev1.SchemeGroupVersion, "/api", &a.core}, {discoveryv1.SchemeGroupVersion, "/apis", &a.discovery}} {
+		c := rest.CopyConfig(cfg)
+		c.GroupVersion, c.APIPath = &group.gv, group.path
+		if *group.to, err = rest.RESTClientForConfigAndClient(c, client); err != nil {
+			return nil, err
+		}
+	}
+	a.dynamic, err = dynamic.NewForConfigAndClient(base, client)
+	return a, err
+}
+
+// typed lists and watches a core kind. namespace and field may be "".
+func typed[L runtime.Object](a *api, c rest.Interface, resource, namespace, field string, newList func() L) listWatch {
+	request := func(o metav1.ListOptions) *rest.Request {
+		if field != "" {
+			o.FieldSelector = field
+		}
+		return c.Get().NamespaceIfScoped(namespace, namespace != "").Resource(resource).VersionedParams(&o, a.params)
+	}
+	return listWatch{
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			l := newList()
+			return l, request(o).Do(ctx).Into(l)
+		},
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.Watch = true
+			return request(o).Watch(ctx)
+		},
+	}
+}
+
+// untyped lists and watches any kind. namespace and field may be "".
+func untyped(a *api, resource schema.GroupVersionResource, namespace, field string) listWatch {
+	var c dynamic.ResourceInterface = a.dynamic.Resource(resource)
+	if namespace != "" {
+		c = a.dynamic.Resource(resource).Namespace(namespace)
+	}
+	return listWatch{
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if field != "" {
+				o.FieldSelector = field
+			}
+			return c.List(ctx, o)
+		},
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			if field != "" {
+				o.FieldSelector = field
+			}
+			return c.Watch(ctx, o)
+		},
+	}
+}
+
+// has asks whether the API server serves a kind. An answer that is not a whole
+// API server's is an error: an absent kind has no objects, and that policies
+// are absent must be certain.
+func (a *api) has(ctx context.Context, resource schema.GroupVersionResource) (bool, error) {
+	var groups metav1.APIGroupList
+	if err := a.getJSON(ctx, "/apis", &groups); err != nil {
+		return false, err
+	}
+	named := func(name string) bool {
+		return slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == name })
+	}
+	if !named(discoveryv1.GroupName) {
+		return false, fmt.Errorf("%s lists no %s: is this a Kubernetes API server?", "/apis", discoveryv1.GroupName)
+	}
+	i := slices.IndexFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == resource.Group })
+	if i < 0 || !slices.ContainsFunc(groups.Groups[i].Versions, func(v metav1.GroupVersionForDiscovery) bool { return v.Version == resource.Version }) {
+		return false, nil
+	}
+	var resources metav1.APIResourceList
+	if err := a.getJSON(ctx, "/apis/"+resource.Group+"/"+resource.Version, &resources); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == resource.Resource }), nil
+}
+
+func (a *api) getJSON(ctx context.Context, path string, into any) error {
+	raw, err := a.core.Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx).Raw()
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}

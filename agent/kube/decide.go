@@ -1,0 +1,75 @@
+package kube
+
+import (
+	"fmt"
+	"strings"
+)
+
+const (
+	modeAmbient = "ambient"
+	modeNone    = "none"
+)
+
+// partOf marks what adit itself consists of.
+var partOf = labelSet("\x00app.kubernetes.io/part-of\x01adit\x00")
+
+// decide says whether a pod is to be captured, and why or why not. First what
+// the labels ask for, then what stands against it.
+func (w *world) decide(p *pod) (enrol bool, reason string) {
+	mode, known := w.namespaceMode(p.namespace)
+	return decide(p, mode, known, w.root, w.self, w.runtimes)
+}
+
+func decide(p *pod, namespaceMode string, namespaceKnown bool, root string, self PodRef, runtimes map[string]string) (bool, string) {
+	t := p.template.Value()
+	switch {
+	case ended(p.phase):
+		return false, fmt.Sprintf("the pod has ended (%s)", p.phase)
+	case t.mode == modeNone:
+		reason := "pod label " + dataplaneMode + "=" + modeNone
+		return false, reason
+	case t.mode == modeAmbient:
+		reason := "pod label " + dataplaneMode + "=" + modeAmbient
+		return eligible(p, reason, root, self, runtimes)
+	case namespaceMode == modeAmbient:
+		reason := "namespace label " + dataplaneMode + "=" + modeAmbient
+		return eligible(p, reason, root, self, runtimes)
+	case !namespaceKnown:
+		return false, "the namespace is gone"
+	}
+	return false, "neither the pod nor its namespace has the label " + dataplaneMode + "=" + modeAmbient
+}
+
+func eligible(p *pod, reason, root string, self PodRef, runtimes map[string]string) (bool, string) {
+	t := p.template.Value()
+	switch {
+	case t.hostNetwork:
+		return false, "hostNetwork: it shares the node's network, which is not captured"
+	case p.uid == self.UID && self.UID != "" || p.namespace == self.Namespace && p.name == self.Name && self.Name != "":
+		return false, "it is this agent"
+	case (p.namespace == self.Namespace || p.namespace == root) && p.in(partOf):
+		return false, "it is part of adit, which the mesh depends on"
+	case t.sidecar:
+		return false, "it has an Istio sidecar (annotation sidecar.istio.io/status)"
+	}
+	if handler, ok := sandboxed(t.runtimeClass, runtimes); ok {
+		return false, fmt.Sprintf("runtime class %s (handler %s) runs it on a network stack of its own, which rules in the pod's namespace do not see",
+			t.runtimeClass, handler)
+	}
+	return true, reason
+}
+
+// sandboxed reports whether pods of a runtime class have a kernel, and so a
+// network stack, of their own, and by which handler. A class whose handler
+// cannot be seen is judged by its name.
+func sandboxed(class string, runtimes map[string]string) (string, bool) {
+	if class == "" {
+		return "", false
+	}
+	handler, ok := runtimes[class]
+	if !ok {
+		handler = class
+	}
+	h := strings.ToLower(handler)
+	return handler, strings.HasPrefix(h, "kata") || strings.HasPrefix(h, "runsc") || strings.HasPrefix(h, "gvisor")
+}
