@@ -80,13 +80,7 @@ func (a *Agent) Get(ctx context.Context, path string, query url.Values, v any) e
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		if unwrapped := new(url.Error); errors.As(err, &unwrapped) {
-			err = unwrapped.Err // the URL is that of a tunnel's end
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = errors.New("no answer in time")
-		}
-		return err
+		return transportError(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -100,6 +94,21 @@ func (a *Agent) Get(ctx context.Context, path string, query url.Values, v any) e
 		return fmt.Errorf("the answer is not the JSON of an agent's %s: %w; is this the admin port of an agent of this version?", path, err)
 	}
 	return nil
+}
+
+// transportError takes off what HTTP adds to an error: its URL is that of a
+// tunnel's end.
+func transportError(err error) error {
+	if forward := new(forwardError); errors.As(err, &forward) {
+		return forward
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no answer in time")
+	}
+	if wrapped := new(url.Error); errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
 }
 
 func refusal(resp *http.Response, body []byte, path string) error {

@@ -105,10 +105,10 @@ func podProblem(pod *corev1.Pod) string {
 	if pod.Status.Phase == corev1.PodRunning {
 		for _, c := range pod.Status.ContainerStatuses {
 			if w := c.State.Waiting; w != nil {
-				return fmt.Sprintf("its container %s waits: %s %s", c.Name, w.Reason, w.Message)
+				return strings.TrimSpace(fmt.Sprintf("its container %s waits: %s %s", c.Name, w.Reason, w.Message))
 			}
 			if t := c.State.Terminated; t != nil {
-				return fmt.Sprintf("its container %s has ended: %s, exit code %d %s", c.Name, t.Reason, t.ExitCode, t.Message)
+				return strings.TrimSpace(fmt.Sprintf("its container %s has ended: %s, exit code %d %s", c.Name, t.Reason, t.ExitCode, t.Message))
 			}
 		}
 		return ""

@@ -160,8 +160,13 @@ func (c *forwarded) explain(err error) error {
 	if c.why == "" {
 		return err
 	}
-	return errors.New(c.why)
+	return &forwardError{c.why}
 }
+
+// forwardError is why the kubelet cannot forward to a port, in its words.
+type forwardError struct{ why string }
+
+func (e *forwardError) Error() string { return e.why }
 
 func (c *forwarded) Close() error {
 	c.close.Do(func() {
