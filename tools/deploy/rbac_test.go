@@ -41,10 +41,8 @@ var permissions = map[string]map[string]string{
 		"events patch":                                         "agent/kube: Event that repeats",
 	},
 	"agent own": {
-		"adit-ca-root configmaps get":                   "agent/kube: Bundle",
 		"adit-ca-root configmaps list":                  "agent/kube: Bundle",
 		"adit-ca-root configmaps watch":                 "agent/kube: Bundle",
-		"adit-agent daemonsets.apps get":                "agent/kube: Uninstalling",
 		"adit-agent daemonsets.apps list":               "agent/kube: Uninstalling",
 		"adit-agent daemonsets.apps watch":              "agent/kube: Uninstalling",
 		"leases.coordination.k8s.io create":             "agent/kube: the election of who writes status",
