@@ -327,13 +327,24 @@ func TestPolicyChangeWhileDialling(t *testing.T) {
 			}
 			refused := make(chan error, 1)
 			go func() { refused <- p.refused(vip) }()
-			<-dialling
+			select {
+			case <-dialling:
+			case err := <-refused:
+				t.Fatalf("the application was never dialled: the client saw %v", err)
+			case <-time.After(10 * time.Second):
+				t.Fatal("the application is not dialled within 10 s")
+			}
 			nobody := allow("nobody", l.mesh.ID("default", "nobody"))
 			if err := l.store.Apply(mesh.Update{Policies: []policy.Policy{nobody}}); err != nil {
 				t.Fatal(err)
 			}
-			if err := <-refused; !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("the client saw %v, want a reset", err)
+			select {
+			case err := <-refused:
+				if !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the client saw %v, want a reset", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("the client is not reset within 10 s of the change of policy")
 			}
 			n.log.wait("the cut", map[string]any{
 				"direction": "inbound", "response_flags": "DENY", "error": "~connection closed due to policy change",

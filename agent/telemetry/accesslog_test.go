@@ -131,6 +131,41 @@ func TestSlowLogIsWaitedFor(t *testing.T) {
 	})
 }
 
+// A log that nobody reads any more does not keep the agent from stopping.
+func TestStuckLogDoesNotHoldUpTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &gateWriter{gate: make(chan struct{})}
+		var said bytes.Buffer
+		tel := New(Config{AccessLog: w, Logger: slog.New(slog.NewTextHandler(&said, nil))})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- tel.Run(ctx) }()
+		tel.Open(outbound()).Close(1, 1, nil, FlagNone)
+		synctest.Wait() // the line is being written, for ever
+		begin := time.Now()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for range 100 {
+			tel.Open(outbound()).Close(1, 1, nil, FlagNone) // the last connections of a drain
+		}
+		tel.Flush()
+		if d := time.Since(begin); d > 2*flushWait {
+			t.Errorf("the end took %s, want %s", d, flushWait)
+		}
+		if !strings.Contains(said.String(), "nobody reads it") {
+			t.Errorf("no word of lost lines: %s", &said)
+		}
+		close(w.gate)
+		synctest.Wait()
+		tel.Flush()
+		if got := strings.Count(w.buf.String(), "\n"); got != 101 {
+			t.Errorf("%d lines arrived once somebody read, want all 101", got)
+		}
+	})
+}
+
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }

@@ -113,7 +113,8 @@ func (t *Telemetry) Run(ctx context.Context) error {
 	}
 }
 
-// Flush returns when the lines of all records closed so far have been written.
+// Flush returns when the lines of all records closed so far have been written,
+// or after two seconds if nobody takes them.
 func (t *Telemetry) Flush() {
 	if t.log != nil {
 		t.log.flush()
