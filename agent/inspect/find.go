@@ -144,7 +144,7 @@ func (a *Agent) destination(f finder, src place, text string) (place, error) {
 	}
 	var p place
 	if strings.Contains(host, "/") {
-		p, err = f.byName(src, host)
+		p, err = f.byName(src, host, port)
 	} else {
 		p, err = f.byHostname(src, host)
 	}
@@ -172,9 +172,10 @@ func (a *Agent) byAddress(addr netip.Addr, port uint16) place {
 	return place{addr: addr, port: port, workload: a.Store.Workload(addr)}
 }
 
-// byName finds namespace/name. A name that a pod and a service share is nobody's
-// guess.
-func (f finder) byName(src place, text string) (place, error) {
+// byName finds namespace/name. Of a service and a pod with one name it is the
+// service, which is what can be dialled by name, unless only the pod can have
+// the port.
+func (f finder) byName(src place, text string, port uint16) (place, error) {
 	n, err := parseName(text)
 	if err != nil {
 		return place{}, err
@@ -193,10 +194,12 @@ func (f finder) byName(src place, text string) (place, error) {
 	}
 	switch {
 	case svc != nil && w != nil:
-		return place{}, &InputError{
-			Message:    fmt.Sprintf("%s is a service and a pod", text),
-			Candidates: []string{kindService + "/" + text, kindPod + "/" + text},
+		if _, ok := svc.Ports[port]; ok || port == 0 {
+			p, err := f.atService(src, svc)
+			p.notes = append(p.notes, fmt.Sprintf("%s is a pod too; %s/%s asks about that", text, kindPod, text))
+			return p, err
 		}
+		return atPod(w, []string{fmt.Sprintf("%s is a service too, without port %d; %s/%s asks about that", text, port, kindService, text)})
 	case svc != nil:
 		return f.atService(src, svc)
 	case w != nil:

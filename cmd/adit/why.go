@@ -28,8 +28,8 @@ and its certificate.
 
   SRC  a pod: NAMESPACE/NAME, also the name of a Deployment for one of its pods
        an IP address, of a pod or of anything else
-  DST  a pod or a service: NAMESPACE/NAME, or pod/NAMESPACE/NAME and
-       service/NAMESPACE/NAME where there are both
+  DST  a service or a pod: NAMESPACE/NAME, or service/NAMESPACE/NAME and
+       pod/NAMESPACE/NAME where there are both
        a hostname: web, web.shop or web.shop.svc.cluster.local, as the source
        would write it
        an IP address; IPv6 with a port in brackets
