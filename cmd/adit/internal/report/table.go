@@ -36,7 +36,7 @@ func table(w io.Writer, width int, columns []column, rows [][]string) {
 		if i < 0 {
 			break
 		}
-		columns, widths = slices.Delete(columns, i, i+1), slices.Delete(widths, i, i+1)
+		columns = slices.Delete(columns, i, i+1)
 		for j := range rows {
 			rows[j] = slices.Delete(rows[j], i, i+1)
 		}
