@@ -70,7 +70,13 @@ type release struct {
 	values    map[string]any
 }
 
-var loadChart = sync.OnceValues(func() (*helmchart.Chart, error) { return loader.Load(filepath.Join(root, "chart")) })
+var loadChart = sync.OnceValues(func() (*helmchart.Chart, error) {
+	c, err := loader.Load(filepath.Join(root, "chart"))
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Validate()
+})
 
 // helm renders the chart as `helm install` does, its schema included. The
 // result is by file name.
