@@ -40,7 +40,7 @@ func OpenNetns(nameOrPath string) (*Netns, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("open network namespace %q: no %s; is the pod running? `ip netns list` shows the named ones: %w", nameOrPath, path, fs.ErrNotExist)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("open network namespace %q: %w; run the agent as root", nameOrPath, err)
+		return nil, fmt.Errorf("open network namespace %q: %w; the agent needs to be root, and for a namespace in /proc CAP_SYS_PTRACE", nameOrPath, err)
 	case err != nil:
 		return nil, fmt.Errorf("open network namespace %q: %w", nameOrPath, err)
 	}

@@ -24,8 +24,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if os.Args[0] == childName {
+	switch os.Args[0] {
+	case childName:
 		os.Exit(childAgent())
+	case limitedName:
+		os.Exit(limitedAgent())
+	case sleeperName:
+		time.Sleep(time.Hour)
 	}
 	os.Exit(labtest.Main(m))
 }
@@ -109,6 +114,10 @@ func newWorldOf(t testing.TB, attach attachment) *world {
 	w.must(w.node.Sysctl("net.ipv6.conf.all.forwarding", "1"))
 	w.must(w.lab.Settle())
 	return w
+}
+
+func (w *world) namespace(name string) *lab.Namespace {
+	return map[string]*lab.Namespace{"node": w.node, "ext": w.ext, "a": w.a, "b": w.b, "c": w.c}[name]
 }
 
 func (w *world) must(err error) {
