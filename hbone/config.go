@@ -30,6 +30,10 @@ type Limits struct {
 	// HandshakeTimeout bounds TLS and the HTTP/2 preface of an accepted
 	// connection. Default: 10 s.
 	HandshakeTimeout time.Duration
+	// MaxHandshakes is how many handshakes a server has under way. One more
+	// ends the oldest of them: a peer that means it is done in milliseconds.
+	// Default: 256.
+	MaxHandshakes int
 	// PingInterval is how long a peer may be silent before it is asked for a
 	// sign of life. Default: 10 s. PingTimeout, how long it may then stay
 	// silent. Default: 20 s.
@@ -50,6 +54,7 @@ type options struct {
 	streamWindow              int64
 	tunnelWindow              int64
 	handshakeTimeout          time.Duration
+	maxHandshakes             int
 	pingInterval, pingTimeout time.Duration
 	idleTimeout               time.Duration
 	maxAge                    time.Duration
@@ -59,8 +64,8 @@ func (l Limits) options(client bool) options {
 	o := options{
 		maxStreams: 200, maxHeader: 64 << 10, maxFrame: MaxFrame,
 		streamWindow: InitialStreamWindow, tunnelWindow: TunnelWindow,
-		handshakeTimeout: 10 * time.Second,
-		pingInterval:     10 * time.Second, pingTimeout: 20 * time.Second,
+		handshakeTimeout: 10 * time.Second, maxHandshakes: 256,
+		pingInterval: 10 * time.Second, pingTimeout: 20 * time.Second,
 		idleTimeout: 5 * time.Minute, maxAge: l.MaxAge,
 	}
 	if client {
@@ -69,6 +74,7 @@ func (l Limits) options(client bool) options {
 	set(&o.maxStreams, l.MaxStreams)
 	set(&o.maxHeader, l.MaxHeaderBytes)
 	set(&o.handshakeTimeout, l.HandshakeTimeout)
+	set(&o.maxHandshakes, l.MaxHandshakes)
 	set(&o.pingInterval, l.PingInterval)
 	set(&o.pingTimeout, l.PingTimeout)
 	set(&o.idleTimeout, l.IdleTimeout)

@@ -25,6 +25,9 @@ type dialing struct {
 // the peer.
 var errAbandoned = errors.New("nobody waits for the dial any more")
 
+// errEvicted ends a dial whose tunnel nobody may use any more.
+var errEvicted = errors.New("the tunnel is not wanted any more: its pod or its peer has gone")
+
 // leave gives up waiting for a dial, and says how far it has come. The last to
 // leave ends it: as timed out if that is why he leaves, which counts as a
 // failure; otherwise whoever comes next gets a dial of his own.
@@ -76,7 +79,8 @@ func (p *Pool) runTunnel(ctx context.Context, g *group, t Target, d *dialing) {
 		p.cfg.OnDial(t.Key, time.Since(start), err)
 	}
 	if err != nil {
-		p.dialFailed(g, d, err, context.Cause(ctx) == errAbandoned)
+		cause := context.Cause(ctx)
+		p.dialFailed(g, d, err, cause == errAbandoned || cause == errEvicted)
 		return
 	}
 	p.mu.Lock()
@@ -172,7 +176,8 @@ func (p *Pool) connect(ctx context.Context, t Target, d *dialing) (*conn, error)
 	return newConn(w, tc, true, p.opt, p.log), nil
 }
 
-// dialFailed fails everybody who waits, and remembers the failure for a while.
+// dialFailed fails everybody who waits, and remembers the failure for a while,
+// unless it was our own doing.
 func (p *Pool) dialFailed(g *group, d *dialing, err error, abandoned bool) {
 	p.mu.Lock()
 	if p.closed {

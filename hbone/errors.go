@@ -13,6 +13,9 @@ var (
 	ErrServerClosed = errors.New("hbone: server closed")
 	// ErrPoolClosed is what Dial returns after Pool.Shutdown.
 	ErrPoolClosed = errors.New("hbone: pool closed")
+	// ErrHandshakesFull ends a handshake that had to make room for another; see
+	// Limits.MaxHandshakes.
+	ErrHandshakesFull = errors.New("hbone: handshake ended to make room: too many are under way; is somebody opening connections without a word?")
 	// ErrTunnelClosed ends the streams of a tunnel that was closed at this end.
 	ErrTunnelClosed = errors.New("hbone: tunnel closed")
 

@@ -231,9 +231,18 @@ func (p *Pool) tunnelChanged(g *group, c *conn) {
 	p.forgetLocked(g)
 }
 
-// Evict drains the tunnels whose key matches: their peers are gone, or are no
-// longer whom the key says. Open streams finish.
+// Evict drains the tunnels whose key matches, and ends the dials of such: their
+// peers are gone, or are no longer whom the key says. Open streams finish.
 func (p *Pool) Evict(match func(key any) bool) {
+	p.mu.Lock()
+	for key, g := range p.groups {
+		if g.dial != nil && match(key) {
+			g.dial.cancel(errEvicted)
+			g.dial = nil // whoever comes next gets one of his own
+			p.forgetLocked(g)
+		}
+	}
+	p.mu.Unlock()
 	for _, c := range p.conns(match) {
 		c.drain()
 	}

@@ -23,8 +23,9 @@ type ServerConfig struct {
 	Handler func(ctx context.Context, s *Stream)
 	Limits  Limits
 	Logger  *slog.Logger // nil: silent
-	// OnHandshake, if set, is told of every TLS handshake and HTTP/2 preface
-	// that succeeded (err nil) or failed, and how long it took.
+	// OnHandshake, if set, is told of every TLS handshake that succeeded (err
+	// nil) or failed, and how long it took. err is ErrHandshakesFull for one
+	// that had to make room.
 	OnHandshake func(remote net.Addr, took time.Duration, err error)
 }
 
@@ -40,7 +41,7 @@ type Server struct {
 	mu        sync.Mutex
 	closed    bool
 	listeners map[net.Listener]struct{}
-	pending   map[net.Conn]struct{} // in the handshake
+	pending   map[net.Conn]time.Time // in the handshake, since when
 	conns     map[*conn]struct{}
 }
 
@@ -49,7 +50,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg: cfg, opt: cfg.Limits.options(false), log: cfg.Logger,
 		listeners: make(map[net.Listener]struct{}),
-		pending:   make(map[net.Conn]struct{}),
+		pending:   make(map[net.Conn]time.Time),
 		conns:     make(map[*conn]struct{}),
 	}
 	if s.log == nil {
@@ -109,7 +110,8 @@ func (s *Server) Serve(l net.Listener) error {
 			nc.Close()
 			return ErrServerClosed
 		}
-		s.pending[nc] = struct{}{}
+		s.makeRoomLocked()
+		s.pending[nc] = time.Now()
 		s.wg.Go(func() { s.serveConn(nc) })
 		s.mu.Unlock()
 	}
@@ -120,10 +122,31 @@ func isTemporary(err error) bool {
 	return errors.As(err, &t) && t.Temporary()
 }
 
+// makeRoomLocked ends the oldest handshake if there are too many.
+func (s *Server) makeRoomLocked() {
+	if len(s.pending) < s.opt.maxHandshakes {
+		return
+	}
+	var oldest net.Conn
+	for nc, since := range s.pending {
+		if oldest == nil || since.Before(s.pending[oldest]) {
+			oldest = nc
+		}
+	}
+	delete(s.pending, oldest)
+	oldest.Close()
+}
+
 // serveConn runs one accepted connection until it has ended.
 func (s *Server) serveConn(nc net.Conn) {
 	start := time.Now()
 	c, err := s.handshake(nc)
+	if s.crowdedOut(nc) {
+		if err == nil {
+			c.fail(ErrHandshakesFull)
+		}
+		err = ErrHandshakesFull
+	}
 	if s.cfg.OnHandshake != nil {
 		s.cfg.OnHandshake(nc.RemoteAddr(), time.Since(start), err)
 	}
@@ -148,6 +171,17 @@ func (s *Server) serveConn(nc net.Conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+}
+
+// crowdedOut reports whether nc had to make room. If not it is the last that will.
+func (s *Server) crowdedOut(nc net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, kept := s.pending[nc]; !kept {
+		return true
+	}
+	s.pending[nc] = time.Now()
+	return false
 }
 
 func (s *Server) handshake(nc net.Conn) (*conn, error) {
