@@ -186,6 +186,10 @@ func (e *Enrol) del(ctx context.Context, r ask.Request, netns *os.File) {
 	defer cancel()
 	e.Enroller.Gone(ctx, uid, s.inode)
 	e.change(func() []*sandbox { return e.drop(s, errEnded) })
+	select { // should it go on after all
+	case e.again <- struct{}{}:
+	default:
+	}
 	e.Logger.Info("pod ends", "pod", r.Namespace+"/"+r.Name, "container", r.ContainerID, "netns", s.inode)
 }
 

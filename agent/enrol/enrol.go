@@ -92,7 +92,8 @@ type Enrol struct {
 	ended     map[uint64]time.Time // namespaces whose end the runtime has announced, when
 	missing   map[string]missing   // pods to be captured without a namespace
 
-	looked pacer // of follow's goroutine
+	looked pacer         // of follow's goroutine
+	again  chan struct{} // one-slot edge: a pod may have to be looked for
 }
 
 // missing is why a pod that is to be captured has no namespace.
@@ -115,6 +116,7 @@ func New(cfg Config) *Enrol {
 	return &Enrol{
 		Config: cfg, scanner: &scanner{root: cfg.ProcRoot},
 		sandboxes: make(map[string]*sandbox), ended: make(map[uint64]time.Time), missing: make(map[string]missing),
+		again: make(chan struct{}, 1),
 	}
 }
 
@@ -166,6 +168,7 @@ func (e *Enrol) follow(ctx context.Context) {
 		timer := time.NewTimer(e.look(ctx, first))
 		select {
 		case <-changed:
+		case <-e.again:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
