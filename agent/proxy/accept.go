@@ -14,8 +14,9 @@ import (
 )
 
 // acceptLoop hands the connections of l to serve, each in a goroutine of its
-// own, until l is closed. The connections outlive it.
-func (p *Proxy) acceptLoop(ctx context.Context, sp *servedPod, l net.Listener, serve func(sp *servedPod, c *net.TCPConn, dst netip.AddrPort)) error {
+// own, until l is closed. The connections outlive it. Each has a place in
+// opening, which serve frees when the connection is open or has failed.
+func (p *Proxy) acceptLoop(ctx context.Context, sp *servedPod, l net.Listener, opening places, serve func(sp *servedPod, c *net.TCPConn, dst netip.AddrPort)) error {
 	defer l.Close()
 	return acceptAll(ctx, l, p.log, func(c net.Conn) {
 		tcp := tcpConn(c)
@@ -28,11 +29,33 @@ func (p *Proxy) acceptLoop(ctx context.Context, sp *servedPod, l net.Listener, s
 			reset(tcp)
 			return
 		}
+		if !p.startOpening(sp, opening) {
+			sp.inflight.leave()
+			reset(tcp)
+			return
+		}
 		go func() {
 			defer sp.inflight.leave()
 			serve(sp, tcp, addrPort(c.LocalAddr()))
 		}()
 	})
+}
+
+// startOpening waits for a place; false if the pod's connections have to end
+// meanwhile.
+func (p *Proxy) startOpening(sp *servedPod, opening places) bool {
+	select {
+	case opening <- struct{}{}:
+		return true
+	default:
+	}
+	p.tel.Overload("accept")
+	select {
+	case opening <- struct{}{}:
+		return true
+	case <-sp.hard.Done():
+		return false
+	}
 }
 
 // acceptAll calls handle for each connection of l until l is closed. A passing

@@ -67,6 +67,7 @@ func (p *Proxy) encapsulate(sp *servedPod, e Encapsulate, target hbone.Target, c
 	live.watch.start(c, live.cancel)
 	s, err := p.dialPeer(live.ctx, e, target, info.Authority, local, remote)
 	live.watch.stop()
+	sp.leaving.free()
 	if cut := context.Cause(live.ctx); cut != nil {
 		if err == nil {
 			s.Reset(resetCode)
@@ -109,7 +110,7 @@ func (p *Proxy) dialPeer(ctx context.Context, e Encapsulate, target hbone.Target
 // serveRole runs the accept loop of a role and drains it.
 func (p *Proxy) serveRole(ctx context.Context, sp *servedPod, l net.Listener, serve func(*servedPod, *net.TCPConn, netip.AddrPort)) error {
 	loop := make(chan error, 1)
-	go func() { loop <- p.acceptLoop(ctx, sp, l, serve) }()
+	go func() { loop <- p.acceptLoop(ctx, sp, l, sp.leaving, serve) }()
 	var err error
 	select {
 	case <-ctx.Done():

@@ -260,7 +260,9 @@ func statusOf(err error) int {
 // serveInbound carries one captured plaintext connection to the pod's
 // application. It closes c.
 func (p *Proxy) serveInbound(pod *servedPod, c *net.TCPConn, dst netip.AddrPort) {
-	if adm := p.receivePlaintext(pod, c, dst); adm != nil {
+	adm := p.receivePlaintext(pod, c, dst)
+	pod.entering.free()
+	if adm != nil {
 		sent, received, err := p.carryTCP(adm.live, adm.rec, c, adm.app)
 		p.release(adm, sent, received, err)
 	}

@@ -34,7 +34,9 @@ func (p *Proxy) serveOutbound(pod *servedPod, c *net.TCPConn, dst netip.AddrPort
 	defer p.conns.remove(live)
 	// What deciding and dialling needed of the stack is free again while the
 	// connection lives, which may be days: 4 KiB a side instead of 8, measured.
-	if o := p.openOutbound(live, c, dst); o.rec != nil {
+	o := p.openOutbound(live, c, dst)
+	pod.leaving.free()
+	if o.rec != nil {
 		p.carryOutbound(live, c, o)
 	}
 }

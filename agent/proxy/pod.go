@@ -38,7 +38,22 @@ type servedPod struct {
 	hard     context.Context // ends when the pod's connections must
 	cut      context.CancelCauseFunc
 	inflight inflight
+	// leaving and entering have a place for each accepted connection that is not
+	// open yet: those from the pod, and plaintext ones to it. Streams of tunnels
+	// have a limit of their own.
+	leaving, entering places
 }
+
+// maxOpening is how many accepted connections of one pod and direction may not
+// be open yet. Whoever has that many, by dials that nobody answers, waits: the
+// next ones stay in the backlog of the kernel, for the descriptors of the agent
+// are everybody's.
+const maxOpening = 1024
+
+// places is a counting semaphore.
+type places chan struct{}
+
+func (p places) free() { <-p }
 
 // backlogGrace is how long connections that the kernel had already accepted
 // when the pod's context ended are still taken.
@@ -77,8 +92,8 @@ func (p *Proxy) ServePod(ctx context.Context, pod Pod) error {
 
 	failed := make(chan error, 3)
 	var loops sync.WaitGroup
-	loops.Go(func() { failed <- p.acceptLoop(ctx, sp, pod.Outbound, p.serveOutbound) })
-	loops.Go(func() { failed <- p.acceptLoop(ctx, sp, pod.Inbound, p.serveInbound) })
+	loops.Go(func() { failed <- p.acceptLoop(ctx, sp, pod.Outbound, sp.leaving, p.serveOutbound) })
+	loops.Go(func() { failed <- p.acceptLoop(ctx, sp, pod.Inbound, sp.entering, p.serveInbound) })
 	loops.Go(func() {
 		if err := server.Serve(pod.HBONE); !errors.Is(err, hbone.ErrServerClosed) {
 			failed <- fmt.Errorf("accept on %s: %w", pod.HBONE.Addr(), err)
@@ -113,7 +128,7 @@ func (p *Proxy) newServing() *servedPod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.instance++
-	sp := &servedPod{instance: p.instance}
+	sp := &servedPod{instance: p.instance, leaving: make(places, p.maxOpening), entering: make(places, p.maxOpening)}
 	sp.hard, sp.cut = context.WithCancelCause(context.Background())
 	return sp
 }

@@ -61,6 +61,8 @@ type Proxy struct {
 	conns Conns
 	pipes pipePool
 
+	maxOpening int
+
 	mu       sync.Mutex // guards the fields below
 	pods     map[string]*servedPod
 	instance uint64 // of the servedPod started last
@@ -95,6 +97,8 @@ func New(cfg Config) *Proxy {
 		pool:  hbone.NewPool(cfg.Pool),
 		pipes: pipePool{max: 128},
 		pods:  make(map[string]*servedPod),
+
+		maxOpening: maxOpening,
 	}
 }
 

@@ -24,6 +24,7 @@ type aditMetrics struct {
 	phases     map[string]prometheus.Observer // of connects, by phase; never written after New
 	decisions  *prometheus.CounterVec
 	repairs    *prometheus.CounterVec
+	overloads  *prometheus.CounterVec
 
 	mu       sync.Mutex // guards the field below
 	repaired map[string]time.Time
@@ -49,6 +50,11 @@ func newAditMetrics() *aditMetrics {
 			Name: "adit_capture_repairs_total",
 			Help: "Repairs of a pod's capture rules, which somebody else had changed.",
 		}, []string{"pod", "kind"}),
+		overloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "adit_pod_overloads_total",
+			Help: "Times that a pod was at a bound, by what it bounds: connections being opened (accept: the next one waits) " +
+				"or handshakes under way (handshake: the oldest is dropped).",
+		}, []string{"bound"}),
 		repaired: make(map[string]time.Time),
 		phases:   make(map[string]prometheus.Observer),
 	}
@@ -59,7 +65,7 @@ func newAditMetrics() *aditMetrics {
 }
 
 func (m *aditMetrics) register(r prometheus.Registerer) {
-	r.MustRegister(m.handshakes, m.connects, m.decisions, m.repairs)
+	r.MustRegister(m.handshakes, m.connects, m.decisions, m.repairs, m.overloads)
 }
 
 // evict forgets the pods that have not needed a repair for ttl.
@@ -108,6 +114,11 @@ func (t *Telemetry) ConnectLatency(phase string, d time.Duration) {
 // policy would have done.
 func (t *Telemetry) PolicyDecision(action string, dryRun bool) {
 	t.adit.decisions.WithLabelValues(oneOf(action, "allow", "deny"), strconv.FormatBool(dryRun)).Inc()
+}
+
+// Overload counts that a pod was at one of its bounds: "accept" or "handshake".
+func (t *Telemetry) Overload(bound string) {
+	t.adit.overloads.WithLabelValues(oneOf(bound, "accept", "handshake")).Inc()
 }
 
 // CaptureRepair counts a repair of the capture of pod. kind is one of a few

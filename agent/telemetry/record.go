@@ -165,6 +165,11 @@ func (r *Record) Close(sent, received int64, err error, flag Flag) {
 	})
 }
 
+// FailQuietly is Fail without the line: for failures that come in floods.
+func (t *Telemetry) FailQuietly(info Info, flag Flag) {
+	t.table.fail(&info, flag, time.Now())
+}
+
 // Fail counts a connection that was never opened, and writes its line.
 func (t *Telemetry) Fail(info Info, err error, flag Flag) {
 	now := time.Now()
