@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -95,6 +96,8 @@ type Inbound struct {
 	// Status is what a tunnel is answered: 200, 400, 401 or 503.
 	Status int      `json:"status,omitempty"`
 	DryRun []DryRun `json:"dryRun,omitempty"`
+	// Note is about connections of other sources that would fare otherwise.
+	Note string `json:"note,omitempty"`
 }
 
 // DryRun is what a policy that is not enforced would have done.
@@ -139,8 +142,28 @@ func (a *Agent) Receive(arr Arrival) Inbound {
 			in.Problem = foreign(info.TrustDomains, arr.Peer, "the source")
 		}
 	}
+	if arr.Mode == "tcp" && a.pastTheAgent(&in, w.UID, arr.Destination) {
+		return in
+	}
 	a.admit(&in, w, arr)
 	return in
+}
+
+// pastTheAgent finds what the capture rules of a local pod make of plaintext: it
+// may reach the application without the agent.
+func (a *Agent) pastTheAgent(in *Inbound, uid string, dst netip.AddrPort) bool {
+	for _, c := range a.captured() {
+		switch {
+		case c.UID != uid:
+		case c.BypassInbound:
+			in.Destination, in.Allowed = dst, true
+			in.Reason = "plaintext reaches this pod without the agent (annotation ambient.istio.io/bypass-inbound-capture), so no policy applies to it"
+			return true
+		case slices.Contains(c.ProbePorts, dst.Port()):
+			in.Note = fmt.Sprintf("kubelet's own probes of port %d are let in whatever policy says", dst.Port())
+		}
+	}
+	return false
 }
 
 // admit asks what the proxy asks about an arrival, in its order: where in the
@@ -182,7 +205,7 @@ func (a *Agent) admit(in *Inbound, w *mesh.Workload, arr Arrival) {
 // foreign says that an identity is of none of the accepted trust domains.
 func foreign(accepted []string, id, whose string) string {
 	parsed, err := spiffeid.FromString(id)
-	if err != nil || len(accepted) == 0 || contains(accepted, parsed.TrustDomain().Name()) {
+	if err != nil || len(accepted) == 0 || slices.Contains(accepted, parsed.TrustDomain().Name()) {
 		return ""
 	}
 	return fmt.Sprintf("%s is %s, and certificates of trust domain %s are not accepted here", whose, id, parsed.TrustDomain().Name())

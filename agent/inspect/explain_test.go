@@ -207,6 +207,15 @@ func TestExplain(t *testing.T) {
 		{"not captured yet", "shop/stuck", "shop/open", nil, Depends, "", "retrying: its network namespace is gone", "10.2.0.1:15008"},
 		{"not captured yet there", "shop/client", "shop/stuck:80", nil, Refused, "", "nobody takes HBONE at 10.1.0.4:15008", "10.1.0.4:15008"},
 		{"foreign trust domain", "shop/client", "shop/open", foreignHere, Refused, "", "trust domain cluster.local are not accepted", "10.2.0.1:15008"},
+		{"past the agent", "192.0.2.9", "10.1.0.2:8080", func(a *Agent) {
+			if err := a.Store.Apply(mesh.Update{Workloads: []*mesh.Workload{pod("near", "10.1.0.2", "a", lists("shop/strict"))}}); err != nil {
+				panic(err)
+			}
+			pods := a.Pods()
+			pods[1].BypassInbound = true
+			a.Pods = func() []Captured { return pods }
+		}, Connects, Plaintext, "reaches this pod without the agent", "10.1.0.2:8080"},
+		{"peer that speaks HBONE itself", "shop/client", "shop/waypoint-1:9080", nil, Connects, MutualTLS, "decides itself", "10.2.0.10:15008"},
 		{"headless", "shop/client", "headless.shop.svc.cluster.local:8080", nil, Connects, MutualTLS, "no policy applies", "10.2.0.12:15008"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,6 +272,22 @@ func TestExplainReportsDryRuns(t *testing.T) {
 	dry := e.Legs[0].Hops[0].Inbound.DryRun
 	if len(dry) != 1 || dry[0].Policy != "shop/rehearsed" || dry[0].Matched {
 		t.Errorf("dry runs: %+v; want the one that would refuse", dry)
+	}
+}
+
+func TestExplainTellsOfProbes(t *testing.T) {
+	a := agentOf(t)
+	pods := a.Pods()
+	pods[1].ProbePorts = []uint16{8080}
+	a.Pods = func() []Captured { return pods }
+	for dst, want := range map[string]string{"10.1.0.2:8080": "kubelet's own probes of port 8080 are let in whatever policy says", "10.1.0.2:8081": ""} {
+		e, err := a.Explain("192.0.2.9", dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if note := e.Legs[0].Hops[0].Inbound.Note; note != want {
+			t.Errorf("%s: note %q, want %q", dst, note, want)
+		}
 	}
 }
 

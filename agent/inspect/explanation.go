@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/adit-mesh/adit/agent/mesh"
 )
@@ -181,7 +182,7 @@ func (h *Hop) problem(from Party) (why string, final bool) {
 		return "", false
 	case h.Mode == "hbone" && !in.Captured:
 		return "nobody takes HBONE at " + h.Dial.String() + ": " + in.Capture, false
-	case h.Mode == "hbone" && in.Identity != "" && !contains(h.Expect, in.Identity):
+	case h.Mode == "hbone" && in.Identity != "" && !slices.Contains(h.Expect, in.Identity):
 		return "the peer would prove to be " + in.Identity + ", which is not who is expected", false
 	case h.Mode == "hbone" && in.Problem != "":
 		return "the peer's side: " + in.Problem, false
@@ -191,15 +192,6 @@ func (h *Hop) problem(from Party) (why string, final bool) {
 	return "", false
 }
 
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
-}
-
 // because words why a hop connects.
 func (h *Hop) because(l *Leg) string {
 	switch {
@@ -207,6 +199,8 @@ func (h *Hop) because(l *Leg) string {
 		return h.Inbound.Reason
 	case h.Waypoint:
 		return "the waypoint decides"
+	case h.Mode == "hbone":
+		return "the peer speaks HBONE itself, and decides itself"
 	case l.Route == mesh.RoutePassthrough.String():
 		return "nothing is known of the destination, so it is dialled as it is; no policy of the mesh applies to it"
 	case l.Route == RouteUncaptured:

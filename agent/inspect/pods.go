@@ -31,6 +31,10 @@ type Captured struct {
 	Netns       string
 	Inode       uint64
 	Connections int
+	// BypassInbound: plaintext reaches the application without the agent.
+	BypassInbound bool
+	// ProbePorts are open to kubelet's probes, whatever policy says.
+	ProbePorts []uint16
 }
 
 // Pod is one pod of this node. GET /pods is all of them, captured or not.
@@ -54,6 +58,9 @@ type Pod struct {
 	Inode       uint64       `json:"netnsInode,omitempty"`
 	Connections int          `json:"connections"`
 	Certificate *Certificate `json:"certificate,omitempty"`
+	// BypassInbound and ProbePorts are what comes in without policy.
+	BypassInbound bool     `json:"bypassInbound,omitempty"`
+	ProbePorts    []uint16 `json:"probePorts,omitempty"`
 }
 
 // ListPods lists the pods of this node, those that are not enrolled included,
@@ -71,6 +78,7 @@ func (a *Agent) ListPods() []Pod {
 			UID: c.UID, Node: node, Enrolled: true, Identity: c.Identity, State: c.State, Since: c.Since,
 			Error: c.Error, Attempts: c.Attempts, Repairs: c.Repairs, LastRepair: c.LastRepair,
 			Netns: c.Netns, Inode: c.Inode, Connections: c.Connections, Certificate: certificates[c.Identity],
+			BypassInbound: c.BypassInbound, ProbePorts: c.ProbePorts,
 		}
 		p.Namespace, p.Name = namesOf(c.UID)
 		if w := a.Store.WorkloadByUID(c.UID); w != nil {

@@ -70,25 +70,34 @@ func (o *connectionsCmd) run(cmd *cobra.Command) error {
 	if o.watch && o.interval < 100*time.Millisecond {
 		return &usageError{fmt.Errorf("--interval %s is too short; 100ms is the least", o.interval)}
 	}
+	if !o.watch {
+		agents, done, err := o.find(cmd)
+		if err != nil {
+			return err
+		}
+		defer done()
+		_, err = o.show(cmd.Context(), cmd.OutOrStdout(), agents, nil)
+		return err
+	}
+	return o.follow(cmd)
+}
+
+// follow shows the connections until the context ends, which is no error. Agents
+// that are away for a while are waited for; those that have come in the place of
+// others are found.
+func (o *connectionsCmd) follow(cmd *cobra.Command) error {
 	agents, done, err := o.find(cmd)
 	if err != nil {
 		return err
 	}
-	defer done()
-	if !o.watch {
-		return o.show(cmd.Context(), cmd.OutOrStdout(), agents, nil)
-	}
-	return o.follow(cmd.Context(), cmd.OutOrStdout(), agents)
-}
-
-// follow shows the connections until ctx ends, which is no error. An agent that
-// is away for a while is waited for.
-func (o *connectionsCmd) follow(ctx context.Context, out io.Writer, agents []*reach.Agent) error {
+	defer func() { done() }()
+	ctx := cmd.Context()
 	var rates report.Rates
 	tick := time.NewTicker(o.interval)
 	defer tick.Stop()
 	for round := 1; ; round++ {
-		if err := o.show(ctx, out, agents, &rates); err != nil && (round == 1 || o.rounds == round) && ctx.Err() == nil {
+		complete, err := o.show(ctx, cmd.OutOrStdout(), agents, &rates)
+		if err != nil && (round == 1 || o.rounds == round) && ctx.Err() == nil {
 			return err
 		}
 		if o.rounds == round {
@@ -99,6 +108,13 @@ func (o *connectionsCmd) follow(ctx context.Context, out io.Writer, agents []*re
 			return nil
 		case <-tick.C:
 		}
+		if complete {
+			continue
+		}
+		if others, otherDone, err := o.find(cmd); err == nil {
+			done()
+			agents, done = others, otherDone
+		}
 	}
 }
 
@@ -108,11 +124,12 @@ type moving struct {
 	report.Rate
 }
 
-// show looks once. rates is nil without a watch.
-func (o *connectionsCmd) show(ctx context.Context, out io.Writer, agents []*reach.Agent, rates *report.Rates) error {
+// show looks once, and reports whether all agents have answered. rates is nil
+// without a watch.
+func (o *connectionsCmd) show(ctx context.Context, out io.Writer, agents []*reach.Agent, rates *report.Rates) (complete bool, err error) {
 	answers := ask[[]inspect.Connection](ctx, &o.where, agents, "/connections")
 	if ctx.Err() != nil {
-		return nil
+		return false, nil
 	}
 	now := time.Now()
 	list := []inspect.Connection{}
@@ -130,7 +147,7 @@ func (o *connectionsCmd) show(ctx context.Context, out io.Writer, agents []*reac
 			Errors      []silence            `json:"errors"`
 		}{list, silences(answers)})
 		if err != nil {
-			return err
+			return false, err
 		}
 	case o.output == "json":
 		// A line for each round, for programs that follow.
@@ -145,12 +162,12 @@ func (o *connectionsCmd) show(ctx context.Context, out io.Writer, agents []*reac
 			Errors      []silence `json:"errors"`
 		}{now, moved, silences(answers)})
 		if err != nil {
-			return err
+			return false, err
 		}
 	default:
 		o.print(out, now, list, answers, rates)
 	}
-	return oneAnswered(answers)
+	return len(silences(answers)) == 0, oneAnswered(answers)
 }
 
 // print writes one round for a person: over the last one on a terminal, below

@@ -61,6 +61,9 @@ func Status(w io.Writer, width int, agents []From[inspect.Status]) {
 // world says how current an agent's view is.
 func world(s inspect.Status) string {
 	what := cmp.Or(s.World.Source, "unknown")
+	if what == "file" && s.World.Location != "" {
+		what += " " + s.World.Location
+	}
 	switch {
 	case s.World.Error != "":
 		what += ", unreadable: " + s.World.Error
@@ -72,6 +75,8 @@ func world(s inspect.Status) string {
 	default:
 		if changed := since(s.Now, s.World.Changed); changed != "" {
 			what += ", changed " + changed + " ago"
+		} else if contact := since(s.Now, s.World.Contact); contact != "" {
+			what += ", heard of " + contact + " ago"
 		}
 	}
 	return what

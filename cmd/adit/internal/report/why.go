@@ -152,8 +152,8 @@ func (p *printer) hop(h *inspect.Hop, number int) {
 	p.indented(indent, "problem", h.Problem)
 	in := h.Inbound
 	if in == nil {
-		if h.Waypoint {
-			p.indented(indent, "policy", "the waypoint's own, which no agent knows")
+		if h.Mode == "hbone" {
+			p.indented(indent, "policy", "its own, which no agent knows")
 		}
 		return
 	}
@@ -172,6 +172,7 @@ func (p *printer) hop(h *inspect.Hop, number int) {
 			p.indented(indent, "problem", in.Problem)
 		}
 	}
+	p.indented(indent, "note", in.Note)
 	p.indented(indent, "told by", answerer(in))
 }
 
