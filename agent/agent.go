@@ -226,6 +226,7 @@ func (a *Agent) build(accessLog io.Writer) error {
 	if a.kube != nil {
 		a.kube.pods = a.pods
 	}
+	a.registry.MustRegister(podStates{a})
 	return nil
 }
 

@@ -143,8 +143,11 @@ func (e *enrolled) leave(reason error) error {
 	var err error
 	switch {
 	case remove:
-		if err = e.captured.Drain(); err == nil && !e.servedDone {
-			e.waitIdle()
+		if err = e.captured.Drain(); err == nil {
+			r.set.released(r.pod)
+			if !e.servedDone {
+				e.waitIdle()
+			}
 		}
 		e.stop(proxy.ErrClosed) // the drain is over
 	case errors.Is(end, errGone):
@@ -167,9 +170,13 @@ func (e *enrolled) leave(reason error) error {
 	return errors.Join(err, e.captured.Detach())
 }
 
+// newsTravel is how long peers may take to hear that a pod has left the mesh.
+const newsTravel = time.Second
+
 // waitIdle lets the connections of a pod that is being removed end while its
 // listeners are still there, for peers that have not heard of the removal.
 func (e *enrolled) waitIdle() {
+	time.Sleep(min(newsTravel, e.r.set.DrainTimeout))
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	deadline := time.NewTimer(e.r.set.DrainTimeout)

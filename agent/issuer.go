@@ -3,9 +3,13 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/adit-mesh/adit/agent/mesh"
 	"github.com/adit-mesh/adit/identity"
 	"github.com/adit-mesh/adit/identity/ca"
 	"github.com/adit-mesh/adit/identity/istio"
@@ -46,7 +50,7 @@ func (a *Agent) openIssuer(td spiffeid.TrustDomain, aliases []spiffeid.TrustDoma
 		}
 	}
 	if a.kube != nil {
-		client.ClusterID = a.cfg.World.Kubernetes.ClusterID
+		client.ClusterID, client.DialContext = a.cfg.World.Kubernetes.ClusterID, a.dialService
 	}
 	source, err := istio.New(client)
 	if err != nil {
@@ -54,4 +58,37 @@ func (a *Agent) openIssuer(td spiffeid.TrustDomain, aliases []spiffeid.TrustDoma
 	}
 	out.Source, out.close = source, func() { source.Close() }
 	return out, nil
+}
+
+// dialService connects to host:port. The address of a service of the cluster is
+// looked up in the store, so that certificates do not wait for the cluster's DNS,
+// whose pods may wait for certificates.
+func (a *Agent) dialService(ctx context.Context, network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	if addr, ok := a.serviceAddress(address); ok {
+		return dialer.DialContext(ctx, network, addr.String())
+	}
+	return dialer.DialContext(ctx, network, address)
+}
+
+// serviceAddress is the virtual address behind a name such as
+// adit-ca.adit-system.svc.
+func (a *Agent) serviceAddress(address string) (netip.AddrPort, bool) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	domain := "." + a.cfg.World.Kubernetes.ClusterDomain
+	labels := strings.Split(strings.TrimSuffix(host, domain), ".")
+	if len(labels) < 2 || len(labels) > 3 || len(labels) == 3 && labels[2] != "svc" {
+		return netip.AddrPort{}, false
+	}
+	service := a.store.Service(mesh.NamespacedHostname{
+		Namespace: labels[1], Hostname: labels[0] + "." + labels[1] + ".svc" + domain,
+	})
+	if service == nil || len(service.VIPs) == 0 || !service.VIPs[0].Prefix.IsSingleIP() {
+		return netip.AddrPort{}, false
+	}
+	to, err := netip.ParseAddrPort(net.JoinHostPort(service.VIPs[0].Prefix.Addr().String(), port))
+	return to, err == nil
 }

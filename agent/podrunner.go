@@ -163,13 +163,8 @@ func (r *podRunner) serve() (err error) {
 
 	e := newEnrolled(r, captured)
 	r.serving(inode)
-	if r.set.Captured != nil {
-		r.set.Captured(r.pod)
-	}
+	r.set.captured(r.pod)
 	reason := e.watch(inode)
-	if r.set.Released != nil {
-		r.set.Released(r.pod)
-	}
 	return errors.Join(reason, e.leave(reason))
 }
 

@@ -94,8 +94,9 @@ type podSetConfig struct {
 	Ready        *readiness
 	DrainTimeout time.Duration
 	SysctlRoot   string
-	// Captured and Released report that a pod's traffic is captured from now on,
-	// and that it will not be any more. May be nil. They do not block.
+	// Captured reports that a pod's traffic is captured from now on, Released
+	// that nothing new is: plaintext reaches it again, and tunnels still do for
+	// a moment. May be nil. They do not block.
 	Captured, Released func(LocalPod)
 	Logger             *slog.Logger
 }
@@ -299,6 +300,18 @@ func (s *podSet) Gone(ctx context.Context, uid string, inode uint64) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+func (s *podSet) captured(p LocalPod) {
+	if s.Captured != nil {
+		s.Captured(p)
+	}
+}
+
+func (s *podSet) released(p LocalPod) {
+	if s.Released != nil {
+		s.Released(p)
 	}
 }
 
