@@ -40,7 +40,7 @@ func (o *where) flags(cmd *cobra.Command) {
 	f.StringVar(&o.options.Context, "context", "", "the `context` of the kubeconfig")
 	f.StringVarP(&o.options.Namespace, "namespace", "n", "adit-system", "the `namespace` that the agents run in")
 	f.StringVar(&o.options.Node, "node", "", "ask the agent of this `node` only")
-	f.StringSliceVar(&o.options.Admin, "admin", nil, "ask the agent at this `URL`, and no cluster; may be given more than once")
+	f.StringSliceVar(&o.options.Admin, "admin", nil, "ask the agent at this `URL`, not a cluster; repeatable")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long an agent may take")
 }
 
