@@ -43,7 +43,7 @@ func add(args *skel.CmdArgs) error {
 	}
 	// What is no pod is nobody's to capture: a container that is started by hand.
 	if r.Name == "" && r.Namespace == "" || c.excluded(r.Namespace) {
-		return c.passOn()
+		return printResult(c.Previous)
 	}
 	if r.Addresses, err = c.addresses(); err != nil {
 		return types.NewError(types.ErrDecodingFailure, "adit-cni: prevResult cannot be read", err.Error())
@@ -51,7 +51,7 @@ func add(args *skel.CmdArgs) error {
 	if err := c.ask(r, args.Netns, addTimeout, addPatience); err != nil {
 		return err
 	}
-	return c.passOn()
+	return printResult(c.Previous)
 }
 
 // del tells the agent that the pod's network goes. It does not fail.
@@ -134,6 +134,7 @@ func (c *config) ask(r ask.Request, netnsPath string, timeout, patience time.Dur
 	}
 }
 
+// printResult hands on the result that the plugin was given.
 func printResult(result []byte) error {
 	_, err := os.Stdout.Write(append(result, '\n'))
 	return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -28,12 +27,13 @@ type config struct {
 // defaultSocket is that of the agent's default configuration.
 const defaultSocket = "/run/adit/cni.sock"
 
-// podArgs is what Kubernetes' runtimes say about the pod.
+// podArgs is what Kubernetes' runtimes say about the pod. Its fields have the
+// names of the arguments: that is how they are found.
 type podArgs struct {
 	types.CommonArgs
-	Namespace types.UnmarshallableString `json:"K8S_POD_NAMESPACE"`
-	Name      types.UnmarshallableString `json:"K8S_POD_NAME"`
-	UID       types.UnmarshallableString `json:"K8S_POD_UID"`
+	K8S_POD_NAMESPACE types.UnmarshallableString
+	K8S_POD_NAME      types.UnmarshallableString
+	K8S_POD_UID       types.UnmarshallableString
 }
 
 func parseConfig(stdin []byte) (*config, error) {
@@ -43,6 +43,12 @@ func parseConfig(stdin []byte) (*config, error) {
 	}
 	if c.Socket == "" {
 		c.Socket = defaultSocket
+	}
+	if len(c.Previous) > 0 {
+		var err error
+		if c.Previous, err = withVersion(c.Previous, c.CNIVersion); err != nil {
+			return nil, types.NewError(types.ErrDecodingFailure, "adit-cni: prevResult cannot be read", err.Error())
+		}
 	}
 	return c, nil
 }
@@ -60,17 +66,18 @@ func request(command ask.Command, args *skel.CmdArgs) (ask.Request, error) {
 		return ask.Request{}, types.NewError(types.ErrInvalidEnvironmentVariables, "adit-cni: CNI_ARGS cannot be read", err.Error())
 	}
 	return ask.Request{
-		Command: command, Namespace: string(pod.Namespace), Name: string(pod.Name), UID: string(pod.UID),
+		Command: command, Namespace: string(pod.K8S_POD_NAMESPACE), Name: string(pod.K8S_POD_NAME), UID: string(pod.K8S_POD_UID),
 		ContainerID: args.ContainerID, Netns: args.Netns,
 	}, nil
 }
 
 // addresses are those of the pod's own interfaces in the previous result.
 func (c *config) addresses() ([]netip.Addr, error) {
-	if err := cniversion.ParsePrevResult(&c.PluginConf); err != nil {
+	previous, err := cniversion.NewResult(c.CNIVersion, c.Previous)
+	if err != nil {
 		return nil, err
 	}
-	result, err := current.NewResultFromResult(c.PrevResult)
+	result, err := current.NewResultFromResult(previous)
 	if err != nil {
 		return nil, err
 	}
@@ -87,23 +94,19 @@ func (c *config) addresses() ([]netip.Addr, error) {
 	return list, nil
 }
 
-// passOn is the result of the plugin: the one that it was given.
-func (c *config) passOn() error {
+// withVersion adds the version to a previous result that has none: a result
+// does, the specification says, but it is the list's version all the same.
+func withVersion(result json.RawMessage, version string) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(c.Previous, &fields); err != nil {
-		return fmt.Errorf("prevResult: %w", err)
+	if err := json.Unmarshal(result, &fields); err != nil {
+		return nil, err
 	}
-	if _, ok := fields["cniVersion"]; ok {
-		return printResult(c.Previous)
+	if _, ok := fields["cniVersion"]; ok || len(fields) == 0 {
+		return result, nil
 	}
-	v, err := json.Marshal(c.CNIVersion)
-	if err != nil {
-		return err
+	var err error
+	if fields["cniVersion"], err = json.Marshal(version); err != nil {
+		return nil, err
 	}
-	fields["cniVersion"] = v
-	whole, err := json.Marshal(fields)
-	if err != nil {
-		return err
-	}
-	return printResult(whole)
+	return json.Marshal(fields)
 }
