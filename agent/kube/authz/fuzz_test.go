@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"sigs.k8s.io/yaml"
 
 	"github.com/adit-mesh/adit/agent/policy"
 )
@@ -251,7 +250,7 @@ func FuzzAuthorization(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, spec []byte, identified bool) {
 		var v any
-		if yaml.Unmarshal(spec, &v) != nil {
+		if json.Unmarshal(spec, &v) != nil {
 			return
 		}
 		raw, err := json.Marshal(v)
