@@ -17,6 +17,9 @@ const (
 	refusalLogRate, refusalLogBurst = 5, 50
 	// maxKeys bounds the limiters of one kind.
 	maxKeys = 8192
+	// sweepEvery bounds how often a map that is full is searched for what can
+	// go: a flood of new keys must not cost a search each.
+	sweepEvery = time.Second
 )
 
 // limits are limiters by key. Keys come from strangers, so their number is
@@ -25,8 +28,9 @@ type limits[K comparable] struct {
 	rate  rate.Limit
 	burst int
 
-	mu sync.Mutex // guards of
-	of map[K]*rate.Limiter
+	mu    sync.Mutex // guards the fields below
+	of    map[K]*rate.Limiter
+	swept time.Time
 }
 
 func newLimits[K comparable](perSecond float64, burst int) *limits[K] {
@@ -51,15 +55,22 @@ func (l *limits[K]) makeRoomLocked(now time.Time) {
 	if len(l.of) < maxKeys {
 		return
 	}
-	for key, limiter := range l.of {
-		if limiter.TokensAt(now) >= float64(l.burst) {
-			delete(l.of, key)
-		}
+	if now.Sub(l.swept) >= sweepEvery {
+		l.swept = now
+		l.sweepLocked(now)
 	}
 	for key := range l.of {
 		if len(l.of) < maxKeys {
 			break
 		}
 		delete(l.of, key) // any: so many keys are an attack, and the memory is worth more
+	}
+}
+
+func (l *limits[K]) sweepLocked(now time.Time) {
+	for key, limiter := range l.of {
+		if limiter.TokensAt(now) >= float64(l.burst) {
+			delete(l.of, key)
+		}
 	}
 }

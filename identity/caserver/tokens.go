@@ -28,6 +28,7 @@ type tokens struct {
 	mu      sync.Mutex // guards the fields below
 	known   map[[sha256.Size]byte]knownToken
 	asking  map[[sha256.Size]byte]*question
+	swept   time.Time
 	working sync.WaitGroup
 }
 
@@ -105,7 +106,8 @@ func (t *tokens) rememberLocked(key [sha256.Size]byte, caller Caller) {
 	if !now.Before(until) {
 		return
 	}
-	if len(t.known) >= maxTokens {
+	if len(t.known) >= maxTokens && now.Sub(t.swept) >= sweepEvery {
+		t.swept = now
 		for k, v := range t.known {
 			if !now.Before(v.until) {
 				delete(t.known, k)
