@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/mdlayher/netlink"
@@ -25,21 +26,22 @@ var errTableOwned = errors.New("another process owns the table")
 
 // kernelTable is our table in one namespace, and what is known of it. It is not safe for concurrent use.
 type kernelTable struct {
-	netns *Netns
-	id    tableID
-	nft   *nft // lasting: its port is the owner
-	flags uint32
-	gen   uint32      // of the namespace's ruleset when it was last seen to be right
-	sum   fingerprint // of the table as it was right after we wrote it
+	netns  *Netns
+	id     tableID
+	logger *slog.Logger
+	nft    *nft // lasting: its port is the owner
+	flags  uint32
+	gen    uint32      // of the namespace's ruleset when it was last seen to be right
+	sum    fingerprint // of the table as it was right after we wrote it
 }
 
 // openTable opens the connection that will own a table of the namespace. The caller closes it.
-func openTable(n *Netns, id tableID) (*kernelTable, error) {
+func openTable(n *Netns, id tableID, logger *slog.Logger) (*kernelTable, error) {
 	conn, err := dialNFT(n, id.Family)
 	if err != nil {
 		return nil, nftError(n, "open nftables", err)
 	}
-	return &kernelTable{netns: n, id: id, nft: conn, flags: ownedFlags}, nil
+	return &kernelTable{netns: n, id: id, logger: logger, nft: conn, flags: ownedFlags}, nil
 }
 
 // close lets go of the table, which stays.
@@ -171,17 +173,15 @@ func (k *kernelTable) replace(t *table) (uint32, error) {
 			return 0, err
 		}
 	}
-	err = errNotInPlace
 	if old != nil && t != nil && old.flags&^tableDormant == k.flags {
 		err = k.rewrite(gen, *t)
+		if err == nil || errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOBUFS) {
+			return following(gen), err
+		}
+		k.logger.Warn("rules cannot be changed in place; exchanging them, in which instant a connection may be refused or pass",
+			"table", k.id.String(), "error", err)
 	}
-	if err != nil && !errors.Is(err, unix.ERESTART) && !errors.Is(err, unix.ENOBUFS) {
-		err = k.exchange(gen, old, t)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return following(gen), nil
+	return following(gen), k.exchange(gen, old, t)
 }
 
 // free is an error if somebody else owns the table.
@@ -200,9 +200,6 @@ func following(gen uint32) uint32 {
 	}
 	return gen + 1
 }
-
-// errNotInPlace says that a table cannot be rewritten, only exchanged.
-var errNotInPlace = errors.New("not in place")
 
 // rewrite gives the table new contents and leaves its chains hooked. To exchange the table would do, but for an
 // instant: a packet can pass the new chain, which stands first, before the kernel switches, and the old one,

@@ -1,6 +1,8 @@
 package capture_test
 
 import (
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"testing"
@@ -15,7 +17,7 @@ type attachment func(*world)
 
 // everyAttachment runs a test with each kind of CNI plugin, over both families.
 func everyAttachment(t *testing.T, f func(t *testing.T, w *world, fam v)) {
-	for name, attach := range map[string]attachment{"bridge": bridged, "ptp": pointToPoint, "proxy-arp": linkLocalGateway} {
+	for name, attach := range map[string]attachment{"bridge": bridged, "bridge with br_netfilter": bridgedFiltered, "ptp": pointToPoint, "proxy-arp": linkLocalGateway} {
 		t.Run(name, func(t *testing.T) {
 			bothFamilies(t, func(t *testing.T, fam v) { f(t, newWorldOf(t, attach), fam) })
 		})
@@ -24,6 +26,9 @@ func everyAttachment(t *testing.T, f func(t *testing.T, w *world, fam v)) {
 
 func bridged(w *world) {
 	w.t.Helper()
+	if err := w.bridgeNetfilter("0"); !errors.Is(err, fs.ErrNotExist) {
+		w.must(err)
+	}
 	w.must(w.node.Bridge("br0"))
 	w.must(w.node.AddAddr("br0", netip.MustParsePrefix("10.244.0.1/24")))
 	w.must(w.node.AddAddr("br0", netip.MustParsePrefix("fd00:244::1/64")))
@@ -34,6 +39,24 @@ func bridged(w *world) {
 		w.must(pod.DefaultRoute(v4.of(w.node)))
 		w.must(pod.DefaultRoute(v6.of(w.node)))
 	}
+}
+
+// bridgedFiltered is bridged on a node that shows bridged frames to the chains of IP, as kube-proxy has long
+// wanted it.
+func bridgedFiltered(w *world) {
+	w.t.Helper()
+	bridged(w)
+	err := w.bridgeNetfilter("1")
+	if errors.Is(err, fs.ErrNotExist) {
+		w.t.Skip("br_netfilter is not loaded")
+	}
+	w.must(err)
+}
+
+func (w *world) bridgeNetfilter(value string) error {
+	return errors.Join(
+		w.node.Sysctl("net/bridge/bridge-nf-call-iptables", value),
+		w.node.Sysctl("net/bridge/bridge-nf-call-ip6tables", value))
 }
 
 // pointToPoint is as CNI's ptp: a pod has nothing on-link but its gateway, the node's end of its veth.

@@ -94,7 +94,7 @@ func OpenHost(cfg HostConfig) (*Host, error) {
 }
 
 func (h *Host) install() (err error) {
-	if h.inet, err = openTable(h.netns, hostTable); err != nil {
+	if h.inet, err = openTable(h.netns, hostTable, h.logger); err != nil {
 		return err
 	}
 	earlier, err := h.inet.nft.table(hostTable.Name)
@@ -104,7 +104,7 @@ func (h *Host) install() (err error) {
 	if earlier != nil {
 		err = h.inet.free(earlier)
 	} else {
-		err = h.inet.apply(h.want)
+		err = checked(h.want, h.inet.apply(h.want))
 		h.written = err == nil
 	}
 	if err != nil {
@@ -121,7 +121,7 @@ func (h *Host) install() (err error) {
 
 // installBridge does without where the kernel has no nftables for bridges.
 func (h *Host) installBridge() error {
-	k, err := openTable(h.netns, bridgeTable)
+	k, err := openTable(h.netns, bridgeTable, h.logger)
 	if err != nil {
 		return err
 	}

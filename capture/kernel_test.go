@@ -126,7 +126,9 @@ func TestReplaceUnderLoad(t *testing.T) {
 	for running := true; running; calls++ {
 		c, err := w.call(w.c, nil, v4.port(w.b, appPort))
 		if err != nil {
-			t.Fatalf("call %d: %v (the agent's dials: %v, rejected by the kernel: %v)", calls, err, b.errors(), b.pod.Refused())
+			rejected, _ := b.pod.Rejected()
+			t.Fatalf("call %d: %v (the agent's dials: %v, refused by its listeners: %d, rejected by the kernel since the last replace: %d)",
+				calls, err, b.errors(), b.pod.Refused(), rejected)
 		}
 		c.Close()
 		select {

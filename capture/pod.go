@@ -113,7 +113,7 @@ func (p *Pod) openNetlink() (err error) {
 	if p.routes, err = openRoutes(p.netns); err != nil {
 		return err
 	}
-	p.table, err = openTable(p.netns, podTable)
+	p.table, err = openTable(p.netns, podTable, p.logger)
 	return err
 }
 

@@ -3,6 +3,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"runtime"
@@ -75,13 +76,8 @@ func newNamespace() (*Netns, error) {
 }
 
 func checkKernel(n *Netns, t table) error {
-	k, err := openTable(n, t.tableID)
-	if err != nil {
+	if err := checkTable(n, t); err != nil {
 		return err
-	}
-	defer k.close()
-	if err := k.apply(t); err != nil {
-		return explain(k, t, err)
 	}
 	r, err := openRoutes(n)
 	if err != nil {
@@ -104,6 +100,34 @@ func checkKernel(n *Netns, t table) error {
 	}
 	defer unix.Close(fd)
 	return setsockopts(fd, sockopt{unix.SOL_SOCKET, unix.SO_MARK, MarkAgent}, sockopt{unix.SOL_IP, unix.IP_TRANSPARENT, 1})
+}
+
+func checkTable(n *Netns, t table) error {
+	k, err := openTable(n, t.tableID, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	if err := k.apply(t); err != nil {
+		return explain(k, t, err)
+	}
+	return nil
+}
+
+// checked explains why a table could not be loaded where it is wanted, if it cannot be loaded elsewhere either.
+func checked(t table, err error) error {
+	if err == nil {
+		return nil
+	}
+	n, elsewhere := throwaway()
+	if elsewhere != nil {
+		return err
+	}
+	defer n.Close()
+	if why := checkTable(n, t); why != nil {
+		return why
+	}
+	return err
 }
 
 // explain finds what the kernel refused: it loads the table's parts one by one, each rule statement by
@@ -160,6 +184,8 @@ func since(s statement) string {
 			return "Linux 3.13 with CONFIG_NFT_CT"
 		case *expr.Redir:
 			return "Linux 5.2 with CONFIG_NFT_REDIR"
+		case *expr.NAT:
+			return "Linux 5.2 with CONFIG_NFT_NAT"
 		case *expr.Reject:
 			return "Linux 3.16 with CONFIG_NFT_REJECT_INET"
 		}

@@ -1,12 +1,35 @@
 package capture
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 )
+
+// The node's own namespace is no place to look for what the kernel refuses.
+func TestExplainHostTable(t *testing.T) {
+	n, err := throwaway()
+	if err != nil {
+		t.Skipf("no namespaces: %v", err) // TestPreflight fails where they are required
+	}
+	n.Close()
+	cause := errors.New("it went wrong")
+	good := hostRuleset(0, probedPods())
+	if err := checked(good, cause); err != cause {
+		t.Errorf("of what can be loaded elsewhere: %v", err)
+	}
+	if err := checked(good, nil); err != nil {
+		t.Errorf("of no error: %v", err)
+	}
+	bad := hostRuleset(0, nil)
+	bad.Chains[0].Rules = append(bad.Chains[0].Rules, rule{socketMark(1), accept()}) // not for chains of postrouting
+	if err := checked(bad, cause); err == nil || !strings.Contains(err.Error(), "socket mark") || !strings.Contains(err.Error(), "chain post") {
+		t.Errorf("the kernel refuses a statement: %v; want its name", err)
+	}
+}
 
 // What the kernel refuses is found and named, whatever it is.
 func TestExplain(t *testing.T) {
