@@ -220,7 +220,7 @@ func (a *Agent) build(accessLog io.Writer) error {
 		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, SysctlRoot: a.cfg.SysctlRoot, Logger: a.log.With("part", "pods"),
 	}
 	if a.kube != nil {
-		cfg.Captured, cfg.Released = a.kube.captured, a.kube.released
+		cfg.Captured, cfg.Released, cfg.Trouble = a.kube.captured, a.kube.released, a.kube.trouble
 	}
 	a.pods = newPodSet(cfg)
 	if a.kube != nil {

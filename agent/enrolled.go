@@ -82,6 +82,7 @@ func (r *podRunner) awaitCertificate(ctx context.Context) {
 		}
 		if ctx.Err() == nil {
 			r.set.Ready.fail(r.readyName(), err.Error())
+			r.set.trouble(r.pod, "NoCertificate", "the pod can neither open nor take connections of the mesh: "+err.Error())
 		}
 		<-attempt.Done() // a refusal comes at once, and would as often as it is asked for
 		cancel()

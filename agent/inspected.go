@@ -37,6 +37,7 @@ func (a *Agent) capturedPods() []inspect.Captured {
 		list = append(list, inspect.Captured{
 			UID: p.UID, Identity: p.Identity, State: string(p.State), Since: p.Since, Error: p.Error, Attempts: p.Attempts,
 			Repairs: p.Repairs, LastRepair: p.LastRepair, Netns: p.Netns, Inode: p.Inode, Connections: p.Connections,
+			BypassInbound: p.BypassInbound, ProbePorts: p.ProbePorts,
 		})
 	}
 	return list

@@ -31,8 +31,7 @@ type kubernetes struct {
 
 	newProbed chan struct{} // one-slot edge
 
-	mu     sync.Mutex // guards the fields below
-	refs   map[string]kube.PodRef
+	mu     sync.Mutex // guards probed
 	probed map[string]capture.Probed // by pod UID
 }
 
@@ -83,19 +82,17 @@ func (k *kubernetes) Set(pods []enrol.Pod) {
 		addrs[p.UID] = p.IPs
 	}
 	local := make([]LocalPod, len(pods))
-	refs := make(map[string]kube.PodRef, len(pods))
 	probed := make(map[string]capture.Probed, len(pods))
 	for i, p := range pods {
 		local[i] = LocalPod{
-			UID: p.UID, Netns: p.Netns, Inode: p.Inode, Identity: p.Identity, Rules: p.Rules, Open: p.Open, Release: p.Release,
+			UID: p.UID, Ref: p.Ref, Netns: p.Netns, Inode: p.Inode, Identity: p.Identity, Rules: p.Rules, Open: p.Open, Release: p.Release,
 		}
-		refs[p.UID] = p.Ref
 		if !p.Release {
 			probed[p.Ref.UID] = capture.Probed{Addrs: addrs[p.Ref.UID], Ports: probePorts(p.Rules)}
 		}
 	}
 	k.mu.Lock()
-	k.refs, k.probed = refs, probed
+	k.probed = probed
 	k.mu.Unlock()
 	signal(k.newProbed)
 	k.set(local)
@@ -123,13 +120,11 @@ func (k *kubernetes) Gone(ctx context.Context, uid string, inode uint64) {
 func (k *kubernetes) captured(p LocalPod) { k.annotate(p, "enabled") }
 func (k *kubernetes) released(p LocalPod) { k.annotate(p, "") }
 
-func (k *kubernetes) annotate(p LocalPod, state string) {
-	k.mu.Lock()
-	ref, ok := k.refs[p.UID]
-	k.mu.Unlock()
-	if ok {
-		k.source.Annotate(ref, state)
-	}
+func (k *kubernetes) annotate(p LocalPod, state string) { k.source.Annotate(p.Ref, state) }
+
+// trouble tells whoever looks at the pod with kubectl describe.
+func (k *kubernetes) trouble(p LocalPod, reason, message string) {
+	k.source.Event(p.Ref, "Warning", reason, message)
 }
 
 // runProbes keeps kubelet's exemption at the pods that are captured.

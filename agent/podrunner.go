@@ -48,6 +48,10 @@ type PodStatus struct {
 	Repairs     int    `json:"captureRepairs"`
 	LastRepair  string `json:"lastCaptureRepair,omitempty"`
 	Connections int    `json:"connections"`
+	// BypassInbound: plaintext reaches the application without the agent, and
+	// ProbePorts are open to kubelet's probes.
+	BypassInbound bool     `json:"bypassInbound,omitempty"`
+	ProbePorts    []uint16 `json:"probePorts,omitempty"`
 }
 
 // Pauses between attempts to start a pod.
@@ -252,6 +256,7 @@ func (r *podRunner) failed(err error, pause time.Duration) {
 	r.mu.Unlock()
 	r.set.Ready.fail(r.readyName(), err.Error())
 	if first { // the same news every 15 s is none
+		r.set.trouble(r.pod, "CaptureFailed", "the pod's traffic is not captured: "+err.Error())
 		r.set.Logger.Error("pod is not captured; trying again", "pod", r.pod.UID, "netns", r.pod.Netns, "error", err, "in", pause)
 	}
 }
@@ -274,6 +279,7 @@ func (r *podRunner) repaired(repair capture.Repair) {
 func (r *podRunner) snapshot() PodStatus {
 	r.mu.Lock()
 	status := r.status
+	status.BypassInbound, status.ProbePorts = r.rules.Ingress, probePorts(r.rules)
 	r.mu.Unlock()
 	status.Connections = r.set.Proxy.Live(r.pod.UID)
 	return status

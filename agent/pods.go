@@ -14,6 +14,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/adit-mesh/adit/agent/kube"
 	"github.com/adit-mesh/adit/agent/mesh"
 	"github.com/adit-mesh/adit/agent/proxy"
 	"github.com/adit-mesh/adit/agent/telemetry"
@@ -24,6 +25,7 @@ import (
 // LocalPod is a pod of this node that is to be captured.
 type LocalPod struct {
 	UID      string        // of its workload
+	Ref      kube.PodRef   // in Kubernetes; zero without
 	Netns    string        // its network namespace, by name or path
 	Inode    uint64        // of that namespace; 0 = whatever Netns stands for
 	Identity spiffeid.ID   // whose SVID it presents
@@ -98,7 +100,10 @@ type podSetConfig struct {
 	// that nothing new is: plaintext reaches it again, and tunnels still do for
 	// a moment. May be nil. They do not block.
 	Captured, Released func(LocalPod)
-	Logger             *slog.Logger
+	// Trouble tells the pod's owner what keeps it from being served: a reason of
+	// one word, and a message. May be nil. It does not block.
+	Trouble func(p LocalPod, reason, message string)
+	Logger  *slog.Logger
 }
 
 // podSet runs one podRunner for each local pod. None waits for another, except
@@ -312,6 +317,12 @@ func (s *podSet) captured(p LocalPod) {
 func (s *podSet) released(p LocalPod) {
 	if s.Released != nil {
 		s.Released(p)
+	}
+}
+
+func (s *podSet) trouble(p LocalPod, reason, message string) {
+	if s.Trouble != nil {
+		s.Trouble(p, reason, message)
 	}
 }
 

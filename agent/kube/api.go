@@ -63,7 +63,8 @@ func typed[L runtime.Object](a *api, c rest.Interface, resource, namespace, fiel
 		if field != "" {
 			o.FieldSelector = field
 		}
-		return c.Get().NamespaceIfScoped(namespace, namespace != "").Resource(resource).VersionedParams(&o, a.params)
+		// The reflector tries again, and says so.
+		return c.Get().MaxRetries(0).NamespaceIfScoped(namespace, namespace != "").Resource(resource).VersionedParams(&o, a.params)
 	}
 	return listWatch{
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

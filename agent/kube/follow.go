@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -227,21 +228,44 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// quiet lowers what client-go says by one step: that a watch failed is expected
-// of a server that is away, and is in the status of the kind.
+// quiet takes what client-go says for debugging only: that a watch ends is
+// expected, and that the server is away is said once, by watchConnection.
 type quiet struct{ slog.Handler }
 
-func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
-	return q.Handler.Enabled(ctx, l-4)
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
-	r.Level -= 4
-	if !q.Handler.Enabled(ctx, r.Level) {
-		return nil
-	}
+	r.Level = slog.LevelDebug
 	return q.Handler.Handle(ctx, r)
 }
 
 func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(a)} }
 func (q quiet) WithGroup(g string) slog.Handler      { return quiet{q.Handler.WithGroup(g)} }
+
+// watchConnection says when the API server goes away and when it is back, until
+// ctx ends. A watch that is renewed is between two looks.
+func (s *Source) watchConnection(ctx context.Context) {
+	const look = 2 * time.Second
+	away, suspected := false, false
+	for sleep(ctx, look) {
+		var lost []string
+		reason := ""
+		for _, k := range s.Kinds() {
+			if !k.Connected && (k.Present || !k.Synced) && k.Error != "" {
+				lost = append(lost, k.Name)
+				reason = cmp.Or(reason, k.Error)
+			}
+		}
+		switch {
+		case len(lost) == 0 && away:
+			away = false
+			s.log.Info("the API server answers again")
+		case len(lost) > 0 && suspected && !away:
+			away = true
+			s.log.Warn("the API server does not answer; what is known of the cluster stays in force", "kinds", lost, "error", reason)
+		}
+		suspected = len(lost) > 0
+	}
+}

@@ -15,7 +15,7 @@ type KindStatus struct {
 	Present bool
 	// Synced says that everything of this kind has been seen.
 	Synced bool
-	// Connected says that the last request to the API server succeeded.
+	// Connected says that the API server answers: it is being listened to.
 	Connected bool
 	// Objects is how many there are.
 	Objects int
@@ -65,6 +65,13 @@ func (k *kindState) asked(err error) {
 	}
 	k.status.Error = ""
 	k.status.LastContact = k.now()
+}
+
+// lost notes that a watch has ended.
+func (k *kindState) lost() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status.Connected = false
 }
 
 // heard notes that the API server has sent something.

@@ -41,7 +41,22 @@ func (n *noted) ListWithContext(ctx context.Context, o metav1.ListOptions) (runt
 func (n *noted) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	w, err := n.watch(ctx, o)
 	n.note(ctx, err)
-	return w, err
+	if err != nil {
+		return nil, err
+	}
+	return &notedWatch{Interface: w, state: n.state}, nil
+}
+
+// notedWatch notes the end of a watch. Until there is another, nothing is heard
+// of its kind.
+type notedWatch struct {
+	watch.Interface
+	state *kindState
+}
+
+func (w *notedWatch) Stop() {
+	w.state.lost()
+	w.Interface.Stop()
 }
 
 func (n *noted) note(ctx context.Context, err error) {

@@ -104,6 +104,7 @@ func (s *Source) Run(ctx context.Context, store *mesh.Store) error {
 	for _, k := range s.kind {
 		wg.Go(func() { s.follow(ctx, k) })
 	}
+	wg.Go(func() { s.watchConnection(ctx) })
 	wg.Go(func() { s.confirm(ctx) })
 	wg.Go(func() { s.followUninstall(ctx) })
 	wg.Go(func() { s.bundles.run(ctx, s) })
