@@ -19,7 +19,7 @@ const (
 )
 
 // DefaultImage is the name that BuildAdit gives the product's image when it is asked for no other.
-const DefaultImage = "adit:dev"
+const DefaultImage = "adit:latest"
 
 var components = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"}
 
