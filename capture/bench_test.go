@@ -29,6 +29,22 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
+// One pod that comes and goes on a node of 250, each with three probe ports in two families.
+func BenchmarkSetPods(b *testing.B) {
+	w := newWorld(b)
+	n, err := capture.OpenNetns(w.node.Path())
+	w.must(err)
+	h, err := capture.OpenHost(capture.HostConfig{Netns: n})
+	w.must(err)
+	defer h.Remove()
+	fewer, more := manyPods(250), manyPods(251)
+	w.must(h.SetPods(fewer))
+	for b.Loop() {
+		w.must(h.SetPods(more))
+		w.must(h.SetPods(fewer))
+	}
+}
+
 // A connection from the pod's namespace, with its handshake.
 func BenchmarkDial(b *testing.B) {
 	w := newWorld(b)

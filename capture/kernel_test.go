@@ -108,14 +108,25 @@ func TestReadOnlySysctls(t *testing.T) {
 
 // A connection made while the table is replaced is captured, and none is lost.
 func TestReplaceUnderLoad(t *testing.T) {
+	t.Run("by the same", func(t *testing.T) {
+		replaceUnderLoad(t, func(p *capture.Pod, _ int) error { return p.Reapply() })
+	})
+	t.Run("by others", func(t *testing.T) {
+		replaceUnderLoad(t, func(p *capture.Pod, i int) error {
+			return p.SetRules(capture.Rules{DNS: i%2 == 0, ProbePorts: []capture.PortRange{capture.Port(uint16(9000 + i))}})
+		})
+	})
+}
+
+func replaceUnderLoad(t *testing.T, replace func(p *capture.Pod, i int) error) {
 	w := newWorld(t)
 	b := w.enrol(w.b, capture.Rules{})
 	w.app(w.b, v4.port(w.b, appPort))
 	long := w.mustCall("before", w.c, v4.port(w.b, appPort), v4.of(w.c))
 	done := make(chan error, 1)
 	go func() {
-		for range 200 {
-			if err := b.pod.Reapply(); err != nil {
+		for i := range 200 {
+			if err := replace(b.pod, i); err != nil {
 				done <- err
 				return
 			}
