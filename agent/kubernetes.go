@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/adit-mesh/adit/agent/enrol"
 	"github.com/adit-mesh/adit/agent/kube"
@@ -31,7 +32,7 @@ type kubernetes struct {
 
 	newProbed chan struct{} // one-slot edge
 
-	mu     sync.Mutex // guards probed
+	mu     sync.Mutex                // guards probed
 	probed map[string]capture.Probed // by pod UID
 }
 
@@ -129,19 +130,26 @@ func (k *kubernetes) trouble(p LocalPod, reason, message string) {
 
 // runProbes keeps kubelet's exemption at the pods that are captured.
 func (k *kubernetes) runProbes(ctx context.Context) error {
-	for {
+	retry := time.NewTimer(0)
+	retry.Stop()
+	for pause := firstRetry; ; {
 		select {
 		case <-k.newProbed:
+		case <-retry.C:
 		case <-ctx.Done():
+			retry.Stop()
 			return nil
 		}
 		k.mu.Lock()
 		probed := k.probed
 		k.mu.Unlock()
 		if err := k.host.SetPods(probed); err != nil {
-			// What is there stays: Run verifies and repairs.
-			k.log.Error("kubelet's probes of new pods are subject to policy until this is repaired", "error", err)
+			k.log.Error("kubelet's probes of new pods are held against policy; trying again", "error", err, "in", pause)
+			retry.Reset(pause)
+			pause = min(2*pause, lastRetry)
+			continue
 		}
+		pause = firstRetry
 	}
 }
 

@@ -83,6 +83,11 @@ func (e *Enrol) lookup(ctx context.Context, ref kube.PodRef) (kube.LocalPod, err
 	case ref.UID != "" && pod.UID != ref.UID:
 		return kube.LocalPod{}, fmt.Errorf("pod %s with uid %s has been deleted: the one of this name now has uid %s", ref, ref.UID, pod.UID)
 	}
+	if pod.WorkloadUID == "" {
+		// The runtime starts a pod that is none of this node's. Whatever is wrong,
+		// it is not the label.
+		return kube.LocalPod{}, fmt.Errorf("pod %s should not start here: %s; is the agent's --node-name that of its kubelet?", ref, pod.Reason)
+	}
 	return pod, nil
 }
 

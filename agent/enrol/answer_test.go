@@ -349,3 +349,58 @@ func TestPluginsThatMakeNoSense(t *testing.T) {
 	}
 	n.must(ask.Agent(t.Context(), n.cfg.Socket, 0, ask.Request{Command: ask.Status}, nil))
 }
+
+// An agent with the name of another node finds no pod its own. None may start for
+// that.
+func TestPodOfAnotherNodeDoesNotStart(t *testing.T) {
+	n := newNode(t).start().sync()
+	ns := n.netns("a", "10.244.1.7")
+	p := pod("web", "uid-1")
+	p.WorkloadUID, p.Enrol, p.Reason = "", false, `it is a pod of node "n2", and this is "n1"`
+	n.kube.api(func(pods map[string]kube.LocalPod) { pods[p.UID] = p })
+	wantRefusal(t, "another node's pod", n.plugin(ask.Add, p, "c1", ns, "10.244.1.7"), "--node-name")
+}
+
+// Should two pods claim one UID, that none is captured takes both to say.
+func TestTwoPodsOfOneUID(t *testing.T) {
+	n := newNode(t).start().sync()
+	ns := n.netns("a", "10.244.1.7")
+	p, forged := pod("web", "uid-1"), pod("forged", "uid-1")
+	forged.Enrol = false
+	n.kube.put(p)
+	n.must(n.plugin(ask.Add, p, "c1", ns, "10.244.1.7"))
+	for _, order := range [][]kube.LocalPod{{p, forged}, {forged, p}} {
+		n.kube.mu.Lock()
+		n.kube.listed = order
+		n.kube.mu.Unlock()
+		n.agent.change(func() []*sandbox { return nil })
+		n.wantSet("two of one UID", key(p.WorkloadUID, inodeOfNS(t, ns)))
+	}
+}
+
+// What it takes from the plugin's question to its answer: looking into the
+// namespace, listeners, routes and rules there.
+func BenchmarkAdd(b *testing.B) {
+	n := newNode(b).start().sync()
+	ns := n.netns("a", "10.244.1.7")
+	p := pod("web", "uid-1")
+	n.kube.put(p)
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		if err := n.plugin(ask.Add, p, "c1", ns, "10.244.1.7"); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+		b.StopTimer()
+		p.Enrol = false
+		n.kube.put(p)
+		n.eventually("released", func() bool { return !n.present(ns) })
+		p.Enrol = true
+		n.kube.put(p)
+		b.StartTimer()
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}

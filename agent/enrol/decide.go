@@ -44,7 +44,9 @@ func (e *Enrol) change(f func() (left []*sandbox)) {
 func (e *Enrol) decide(local []kube.LocalPod) (left []*sandbox) {
 	listed := make(map[string]*kube.LocalPod, len(local))
 	for i := range local {
-		listed[local[i].UID] = &local[i]
+		if pod := &local[i]; pod.Enrol || listed[pod.UID] == nil { // should two claim one UID
+			listed[pod.UID] = pod
+		}
 	}
 	for uid, s := range e.sandboxes {
 		pod := listed[uid]
@@ -114,7 +116,7 @@ func (e *Enrol) pods() []Pod {
 	for _, s := range e.sandboxes {
 		list = append(list, Pod{
 			UID: s.pod.WorkloadUID, Ref: s.pod.PodRef, Identity: s.pod.Identity, Rules: e.Rules(&s.pod),
-			Open: s.open, Inode: s.inode, Netns: s.name, Release: !s.pod.Enrol,
+			IPs: s.pod.IPs, Open: s.open, Inode: s.inode, Netns: s.name, Release: !s.pod.Enrol,
 		})
 	}
 	slices.SortFunc(list, func(a, b Pod) int { return cmp.Compare(a.UID, b.UID) })

@@ -21,6 +21,8 @@ type Pod struct {
 	Ref      kube.PodRef
 	Identity spiffeid.ID
 	Rules    capture.Rules
+	// IPs are its addresses, shared with whoever else has them.
+	IPs []netip.Addr
 	// Open returns a fresh handle on the pod's network namespace, for the caller
 	// to close. It fails once the pod is not in the set any more.
 	Open  func() (*capture.Netns, error)
@@ -164,8 +166,8 @@ func (e *Enrol) follow(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	for first := true; ; first = false {
-		timer := time.NewTimer(e.look(ctx, first))
+	for {
+		timer := time.NewTimer(e.look(ctx))
 		select {
 		case <-changed:
 		case <-e.again:

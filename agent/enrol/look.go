@@ -29,6 +29,8 @@ type pacer struct {
 	checked time.Time           // latest scan or check of the sandboxes that there are
 	gap     time.Duration       // from one scan to the next
 	lost    map[string]struct{} // what the latest scan did not find
+	// swept says that what an earlier agent had left has been looked for.
+	swept bool
 }
 
 const (
@@ -54,7 +56,8 @@ func (p *pacer) done(now time.Time, lost map[string]struct{}) {
 // look brings the set up to date, and looks for the namespaces that it lacks. It
 // returns after how long it is to be called again. At first it also looks for
 // what an earlier agent has left in pods that are not to be captured.
-func (e *Enrol) look(ctx context.Context, first bool) time.Duration {
+func (e *Enrol) look(ctx context.Context) time.Duration {
+	first := !e.looked.swept
 	e.change(func() []*sandbox { return nil })
 	now := time.Now()
 	uids := make(map[string]bool)
@@ -87,6 +90,7 @@ func (e *Enrol) look(ctx context.Context, first bool) time.Duration {
 		return lastGap
 	}
 	e.takeIn(ctx, now, local, uids, found, first)
+	e.looked.swept = true
 	lost = e.lost()
 	e.looked.done(now, lost)
 	if len(lost) > 0 {

@@ -3,13 +3,13 @@ package kube
 import (
 	"context"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/adit-mesh/adit/identity"
 )
 
 // Bundle is a set of certificates in a ConfigMap that is followed.
@@ -104,7 +104,7 @@ func (b *bundleStore) Update(obj any) error {
 	if !ok {
 		return fmt.Errorf("%T is not a ConfigMap", obj)
 	}
-	certs, err := parseCertificates(m.Data[b.key])
+	certs, err := identity.ParseRoots([]byte(m.Data[b.key]))
 	if err != nil {
 		b.source.log.Error("the ConfigMap of the trust bundle is not usable; the roots that were known stay trusted",
 			"configMap", b.namespace+"/"+b.name, "key", b.key, "error", err)
@@ -130,26 +130,3 @@ func (b *bundleStore) Replace(list []any, _ string) error {
 }
 
 func (b *bundleStore) Resync() error { return nil }
-
-// parseCertificates reads PEM, all of it or nothing.
-func parseCertificates(text string) ([]*x509.Certificate, error) {
-	var out []*x509.Certificate
-	for rest := []byte(text); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("a PEM block of type %q among the certificates", block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(out)+1, err)
-		}
-		out = append(out, c)
-	}
-	if len(out) == 0 {
-		return nil, errors.New("no certificate in it")
-	}
-	return out, nil
-}

@@ -205,3 +205,34 @@ func TestLabelSet(t *testing.T) {
 		}
 	}
 }
+
+// kubelet knows a pod that it made from a file by a UID of its own, which the
+// pod in the API server carries in an annotation. Nobody else's annotation
+// counts.
+func TestUIDOfStaticPods(t *testing.T) {
+	yes := true
+	const hash = "0123456789abcdef0123456789abcdef"
+	mirror := func(owner, uid string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Annotations = with(p.Annotations, corev1.MirrorPodAnnotationKey, uid)
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: owner, Name: "x", Controller: &yes}}
+		}
+	}
+	for _, tt := range []struct {
+		edit func(*corev1.Pod)
+		want string
+	}{
+		{mirror("Node", hash), hash},
+		{mirror("ReplicaSet", hash), "uid-of-web"},
+		{mirror("Node", "6fd6e0b1-96bb-4b34-9c1e-2b6a0d9a8a11"), "uid-of-web"},
+		{func(*corev1.Pod) {}, "uid-of-web"},
+	} {
+		p := newPod(aPod("shop", "web", here, "10.0.0.1", tt.edit), true)
+		if got := p.ref().UID; got != tt.want {
+			t.Errorf("UID %s, want %s", got, tt.want)
+		}
+		if !p.is(tt.want) || !p.is("uid-of-web") || p.is("another") {
+			t.Errorf("the pod with UID %s is not found by it", tt.want)
+		}
+	}
+}

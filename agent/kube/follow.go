@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 )
@@ -177,7 +178,12 @@ func (s *Source) reflect(ctx context.Context, k *kind) {
 		}
 	}
 	log := klog.FromContext(ctx)
-	r := cache.NewReflectorWithOptions(n, k.example, k.into, cache.ReflectorOptions{Name: k.state.name, Logger: &log})
+	r := cache.NewReflectorWithOptions(n, k.example, k.into, cache.ReflectorOptions{
+		Name: k.state.name, Logger: &log,
+		// Between attempts, with as much again at random. What is known gets old
+		// meanwhile, so the longest is shorter than client-go's half a minute.
+		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second},
+	})
 	r.RunWithContext(ctx)
 	n.pending.Wait()
 }
@@ -186,7 +192,7 @@ func (s *Source) reflect(ctx context.Context, k *kind) {
 // ends. While it has not, the kind counts as followed and empty.
 func (s *Source) awaitInstalled(ctx context.Context, k *kind) bool {
 	said := false
-	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		there, err := s.api.has(ctx, *k.installed)
 		switch {
 		case ctx.Err() != nil:
@@ -205,7 +211,7 @@ func (s *Source) awaitInstalled(ctx context.Context, k *kind) bool {
 				s.log.Info("a kind is not installed; it is followed once it is", "kind", k.state.name)
 			}
 		}
-		if !sleep(ctx, wait/2+rand.N(wait)) {
+		if !sleep(ctx, pause/2+rand.N(pause)) {
 			return false
 		}
 	}

@@ -109,8 +109,11 @@ func (w *world) localList() []LocalPod {
 	for k := range w.localPods {
 		out = append(out, w.localPod(w.pods[k]))
 	}
-	slices.SortFunc(out, func(a, b LocalPod) int { return cmp.Compare(a.UID, b.UID) })
-	return out
+	slices.SortFunc(out, func(a, b LocalPod) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	// Whoever looks a pod up by its UID must find one.
+	return slices.CompactFunc(out, func(a, b LocalPod) bool { return a.UID == b.UID })
 }
 
 // localPod is called with mu held, for a pod of this node.

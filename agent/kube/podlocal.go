@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -25,10 +26,10 @@ type localPart struct {
 }
 
 // podOwner is the controller of a pod.
-type podOwner struct{ kind, name, uid string }
+type podOwner struct{ kind, name string }
 
 func newLocalPart(p *corev1.Pod) *localPart {
-	l := &localPart{probePorts: probePorts(&p.Spec), staticUID: p.Annotations["kubernetes.io/config.hash"]}
+	l := &localPart{probePorts: probePorts(&p.Spec)}
 	if v, ok := p.Annotations[annotation.AmbientDnsCapture.Name]; ok {
 		if on, err := strconv.ParseBool(v); err == nil {
 			l.dns = &on
@@ -43,10 +44,20 @@ func newLocalPart(p *corev1.Pod) *localPart {
 	}
 	for i := range p.OwnerReferences {
 		if o := &p.OwnerReferences[i]; o.Controller != nil && *o.Controller {
-			l.owner = podOwner{o.Kind, o.Name, string(o.UID)}
+			l.owner = podOwner{o.Kind, o.Name}
 		}
 	}
+	if l.owner.kind == "Node" && isHash(p.Annotations[corev1.MirrorPodAnnotationKey]) {
+		l.staticUID = p.Annotations[corev1.MirrorPodAnnotationKey]
+	}
 	return l
+}
+
+// isHash reports whether s has the form of kubelet's own UIDs, which is not
+// that of the API server's: nobody can pass for another pod by an annotation.
+func isHash(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 32
 }
 
 // probePorts are the ports of the pod that kubelet connects to. Of init
