@@ -150,8 +150,11 @@ func (b *Backend) stepGiven(ctx context.Context) (more bool, again time.Time, er
 	if next := b.republish; current.Data[bundleKey] != bundleText(a) && time.Now().Before(next) {
 		return false, next, nil
 	}
-	b.republish = time.Now().Add(republishEvery)
-	if more, err = b.publish(ctx, current, a); err == nil && !more {
+	more, err = b.publish(ctx, current, a)
+	switch {
+	case more:
+		b.republish = time.Now().Add(republishEvery)
+	case err == nil:
 		b.adopt(a, nil)
 	}
 	return more, time.Time{}, err
