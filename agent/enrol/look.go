@@ -233,9 +233,8 @@ func (e *Enrol) choose(pod *kube.LocalPod, t *traces) (n namespace, netns *os.Fi
 	case len(pod.IPs) == 0:
 		return n, nil, noAddress
 	case t == nil:
-		return n, nil, "no process of it is found; is the agent in the PID namespace of the node?"
+		return n, nil, "no process of it is found in a network namespace of its own; is the agent in the PID namespace of the node?"
 	}
-	why = "no process of it is in a network namespace of its own"
 	if t.err != nil {
 		why = t.err.Error()
 	}

@@ -27,9 +27,7 @@ type traces struct {
 	// namespaces of their own, those with the oldest process first: that is the
 	// pod's own, made before whatever runs in the pod could make one.
 	namespaces []namespace
-	// node says that there are processes in the node's own namespace.
-	node bool
-	err  error // why there may be more
+	err        error // why there may be more
 }
 
 // scanner looks for the network namespaces of pods in proc(5).
@@ -75,7 +73,7 @@ func (s *scanner) nodeNamespaces() map[uint64]bool {
 
 func (s *scanner) look(pid int, uids map[string]bool, node map[uint64]bool, all map[string]*traces) {
 	inode, err := inodeOf(s.path(pid, "ns/net"))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || err == nil && node[inode] {
 		return
 	}
 	uid := s.podOf(pid, uids)
@@ -87,16 +85,11 @@ func (s *scanner) look(pid int, uids map[string]bool, node map[uint64]bool, all 
 		t = new(traces)
 		all[uid] = t
 	}
-	switch {
-	case err != nil:
-		t.err = fmt.Errorf("%w; the agent needs CAP_SYS_PTRACE and the PID namespace of the node", err)
-	case node[inode]:
-		t.node = true
-	default:
-		start, err := s.startOf(pid)
-		if err != nil {
-			return
-		}
+	if err != nil {
+		t.err = fmt.Errorf("%w; the agent needs CAP_SYS_PTRACE", err)
+		return
+	}
+	if start, err := s.startOf(pid); err == nil {
 		t.add(namespace{inode: inode, pid: pid, start: start})
 	}
 }

@@ -19,6 +19,12 @@
 // A network provider that removes every other configuration, as Cilium does with cni.exclusive, and the installer undo
 // each other's work: turn that off.
 //
+// While no agent runs the copy does not follow the original: a provider that is replaced then leaves its old chain in
+// force until an agent starts.
+//
+// containerd must take one configuration, as it does unless max_conf_num is set: taking all of them, it would attach
+// each pod to the network twice.
+//
 // CRI-O tears a pod down by the configuration it was set up with. Drain such a node before adit is removed from it,
 // or pods of before wait for a plugin that is gone.
 package cni

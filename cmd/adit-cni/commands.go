@@ -109,7 +109,8 @@ func status(args *skel.CmdArgs) error {
 }
 
 const away = "adit-cni: the mesh agent of this node does not answer, and pods do not start without it; " +
-	"see kubectl --namespace adit-system get pods --output wide"
+	"see kubectl --namespace adit-system get pods --output wide; if adit has been removed, " +
+	"remove 00-adit.conflist from the node's CNI configuration too"
 
 // ask asks the agent about a pod and its network namespace.
 func (c *config) ask(r ask.Request, netnsPath string, timeout, patience time.Duration) error {
