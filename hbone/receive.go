@@ -233,13 +233,17 @@ func (s *Stream) endReceive(err error) {
 		s.recvErr = err
 		s.q.clear()
 	}
-	k, done := s.sink, s.recvDone
+	k, whole := s.sink, s.wholeLocked()
 	s.recvCond.Broadcast()
 	s.mu.Unlock()
-	if k != nil && !(done && s.ended.Load() == endedBoth) {
+	if k != nil && !whole {
 		k.reset()
 	}
 }
+
+// wholeLocked says whether both directions had come to their ends, and the socket
+// of a splice has been told.
+func (s *Stream) wholeLocked() bool { return s.recvDone && s.ended.Load() == endedBoth }
 
 // sinkFailed ends the stream because its destination is gone.
 func (s *Stream) sinkFailed(err error, reader bool) {

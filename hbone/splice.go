@@ -66,8 +66,13 @@ func Splice(s *Stream, c net.Conn) SpliceResult {
 	if s.recvErr != nil && (err == nil || !errors.As(err, new(*ResetError))) {
 		err = s.recvErr
 	}
+	broken := s.recvErr != nil && !s.wholeLocked()
 	s.mu.Unlock()
-	c.Close()
+	if broken {
+		k.reset() // whoever found the stream broken may not have come to it yet
+	} else {
+		c.Close()
+	}
 	s.releaseWindow()
 	sent, received := s.Bytes()
 	return SpliceResult{FromStream: received, ToStream: sent, Err: err}
