@@ -287,7 +287,7 @@ func (c *conn) open(r *Request) (*Stream, error) {
 	s.credit = c.w.initial
 	c.w.prio = appendHeaders(c.w.frames(), s.id, block, false)
 	c.mu.Unlock()
-	c.w.writeOrLeaveLocked()
+	c.w.writeOrLeaveLocked(s)
 	return s, nil
 }
 

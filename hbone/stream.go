@@ -139,7 +139,7 @@ func (s *Stream) respond(status int, hs []Header) error {
 			s.resetSent = true
 		}
 	}
-	w.writeOrLeaveLocked()
+	w.writeOrLeaveLocked(s)
 	if refused {
 		s.endReceive(errStreamClosed)
 		s.markEnded(endedBoth)
@@ -307,7 +307,7 @@ func (s *Stream) reset(code http2.ErrCode, err error) {
 	}
 	w.endSendLocked(s, err)
 	if send {
-		w.writeOrLeaveLocked()
+		w.writeOrLeaveLocked(s)
 	} else {
 		w.mu.Unlock()
 	}

@@ -50,6 +50,7 @@ type writer struct {
 	prio    []byte
 	spare   []byte // prio of the batch before
 	gen     uint64 // batches begun
+	turn    uint32 // stream that began to write last
 	small   ring
 	bulk    ring
 	batch   []*buffer // the batch being written; the writer's own while busy
@@ -268,7 +269,7 @@ func (w *writer) data(s *Stream, b *buffer, reserved int) error {
 		}
 		w.grantLocked()
 	}
-	w.writeOrLeaveLocked()
+	w.writeOrLeaveLocked(s)
 	return nil
 }
 
@@ -282,7 +283,7 @@ func (w *writer) control(add func([]byte) []byte) {
 		return
 	}
 	w.prio = add(w.frames())
-	w.writeOrLeaveLocked()
+	w.writeOrLeaveLocked(nil)
 }
 
 // later queues control frames without writing: the reader's way. flush follows.
@@ -348,19 +349,24 @@ func (w *writer) completeWrite() {
 	w.write(-1)
 }
 
-// writeOrLeaveLocked unlocks mu.
-func (w *writer) writeOrLeaveLocked() {
+// writeOrLeaveLocked writes what is queued unless somebody does. s is the stream
+// whose frames were the last, nil for the tunnel's own. It unlocks mu.
+func (w *writer) writeOrLeaveLocked(s *Stream) {
 	if w.busy || w.err != nil {
 		w.mu.Unlock()
 		return
 	}
 	w.busy = true
-	yield := w.bulk.n == 0
+	// Where streams take turns, whoever else is ready to run may have something
+	// small, too, and its frames cost less next to ours than in a record and a
+	// write of their own. A stream that is alone would wait for nothing.
+	yield := false
+	if s != nil {
+		yield = s.id != w.turn && w.bulk.n == 0
+		w.turn = s.id
+	}
 	w.mu.Unlock()
 	if yield {
-		// Whoever else is ready to run may have something small, too, and its
-		// frames cost less next to ours than in a record and a write of their
-		// own. If nobody is, this is over at once.
 		runtime.Gosched()
 	}
 	w.write(maxRounds)
