@@ -10,10 +10,7 @@ import (
 
 // uninstall is whether the DaemonSet that this agent's pod is of is gone, or on
 // its way.
-type uninstall struct {
-	gone atomic.Bool
-	seen atomic.Bool // the DaemonSet was there once
-}
+type uninstall struct{ gone atomic.Bool }
 
 // Uninstalling reports whether this agent is being removed from the cluster,
 // rather than restarted: its DaemonSet is gone, or its namespace is on its way.
@@ -93,7 +90,6 @@ func (u *uninstall) Add(obj any) error { return u.Update(obj) }
 func (u *uninstall) Update(obj any) error {
 	d, ok := obj.(*unstructured.Unstructured)
 	u.gone.Store(!ok || d.GetDeletionTimestamp() != nil)
-	u.seen.Store(true)
 	return nil
 }
 
