@@ -51,7 +51,7 @@ func TestChainKeepsWhatItDoesNotKnow(t *testing.T) {
 			if diff := cmp.Diff(decoded(t, []byte(want)), decoded(t, got)); diff != "" {
 				t.Errorf("chain (-want +got):\n%s", diff)
 			}
-			if _, err := libcni.ConfListFromBytes(got); err != nil && !strings.Contains(test.content, "1e400") {
+			if _, err := asRuntime("a.conflist", got); err != nil && !strings.Contains(test.content, "1e400") {
 				t.Errorf("a runtime does not read it: %v", err)
 			}
 			if sourceOf(got) != "x" {
@@ -132,16 +132,10 @@ func FuzzChain(f *testing.F) {
 	f.Add(true, []byte(`{"name": "a", "name": "b", "plugins": [{"type": "c", "type": "d"}], "Plugins": []}`))
 	f.Fuzz(func(t *testing.T, list bool, content []byte) {
 		name := "a.conf"
-		var theirs *libcni.NetworkConfigList
-		var theirErr error
 		if list {
 			name = "a.conflist"
-			theirs, theirErr = libcni.ConfListFromBytes(content)
-		} else if single, err := libcni.ConfFromBytes(content); err != nil {
-			theirErr = err
-		} else {
-			theirs, theirErr = libcni.ConfListFromConf(single)
 		}
+		theirs, theirErr := asRuntime(name, content)
 		n, err := parseNetwork(name, content)
 		if err == nil {
 			err = n.check()
@@ -159,7 +153,7 @@ func FuzzChain(f *testing.F) {
 		if theirErr != nil {
 			return
 		}
-		again, err := libcni.ConfListFromBytes(got)
+		again, err := asRuntime("a.conflist", got)
 		if err != nil {
 			t.Fatalf("libcni does not read what we made: %v\n%s", err, got)
 		}

@@ -120,15 +120,7 @@ func (n *node) runtimeChain() ([]string, error) {
 		return nil, err
 	}
 	slices.Sort(files)
-	var list *libcni.NetworkConfigList
-	if filepath.Ext(files[0]) == ".conflist" {
-		list, err = libcni.ConfListFromFile(files[0])
-	} else {
-		var single *libcni.NetworkConfig
-		if single, err = libcni.ConfFromFile(files[0]); err == nil {
-			list, err = libcni.ConfListFromConf(single)
-		}
-	}
+	list, err := asRuntimeFile(files[0])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", files[0], err)
 	}
