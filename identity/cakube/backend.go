@@ -60,10 +60,11 @@ type Backend struct {
 
 	mu        sync.Mutex // guards the fields below
 	authority *ca.Authority
-	roots     *ca.RootSet // nil with a given issuer
-	bundled   bool        // the ConfigMap has carried authority's root
-	checked   time.Time   // when roots were last known to be those of the Secret
-	err       error       // of the latest reconciliation
+	roots     *ca.RootSet      // nil with a given issuer
+	bundled   bool             // the ConfigMap has carried authority's root
+	checked   time.Time        // when roots were last known to be those of the Secret
+	err       error            // of the latest reconciliation
+	watchErrs map[string]error // by resource, of the latest list or watch
 }
 
 var (
@@ -94,7 +95,7 @@ func New(cfg Config) (*Backend, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Backend{cfg: cfg, log: cfg.Logger, pods: newPodIndex(), changed: make(chan struct{}, 1)}
+	b := &Backend{cfg: cfg, log: cfg.Logger, pods: newPodIndex(), changed: make(chan struct{}, 1), watchErrs: make(map[string]error)}
 	if b.core, err = newClient(cfg.REST, corev1.SchemeGroupVersion); err != nil {
 		return nil, err
 	}
@@ -117,18 +118,37 @@ func (b *Backend) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() {
-		b.core.follow(ctx, b.log, "pods", "", runningPods, &corev1.Pod{}, b.pods)
+		b.core.follow(ctx, b.log, b.note("pods"), "pods", "", runningPods, &corev1.Pod{}, b.pods)
 	})
 	parts.Go(func() {
-		b.core.follow(ctx, b.log, "configmaps", b.cfg.Namespace, "metadata.name="+b.cfg.ConfigMap, &corev1.ConfigMap{}, edge(b.changed))
+		b.core.follow(ctx, b.log, b.note("configmaps"), "configmaps", b.cfg.Namespace, "metadata.name="+b.cfg.ConfigMap, &corev1.ConfigMap{}, edge(b.changed))
 	})
 	if b.cfg.IssuerDir == "" {
 		parts.Go(func() {
-			b.core.follow(ctx, b.log, "secrets", b.cfg.Namespace, "metadata.name="+b.cfg.Secret, &corev1.Secret{}, edge(b.changed))
+			b.core.follow(ctx, b.log, b.note("secrets"), "secrets", b.cfg.Namespace, "metadata.name="+b.cfg.Secret, &corev1.Secret{}, edge(b.changed))
 		})
 	}
 	b.keep(ctx)
 	return nil
+}
+
+// note keeps, and logs once, why a resource cannot be followed.
+func (b *Backend) note(resource string) func(error) {
+	return func(err error) {
+		if errors.Is(err, context.Canceled) {
+			return
+		}
+		b.mu.Lock()
+		old := b.watchErrs[resource]
+		b.watchErrs[resource] = err
+		b.mu.Unlock()
+		switch {
+		case err != nil && (old == nil || old.Error() != err.Error()):
+			b.log.Warn("cannot follow what the API server has", "resource", resource, "error", err)
+		case err == nil && old != nil:
+			b.log.Info("following again what the API server has", "resource", resource)
+		}
+	}
 }
 
 // edge is a [cache.ReflectorStore] that keeps nothing and tells of everything.
@@ -168,13 +188,13 @@ func (b *Backend) Authority() (*ca.Authority, error) {
 // Ready returns nil once the pods are known and agents have been told to trust
 // what signs.
 func (b *Backend) Ready() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	select {
 	case <-b.pods.synced:
 	default:
-		return errors.New("the pods of the cluster are not listed yet")
+		return fmt.Errorf("the pods of the cluster are not listed: %w", cmp.Or(b.watchErrs["pods"], errors.New("not yet")))
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if !b.bundled {
 		return fmt.Errorf("the trust bundle is not published in ConfigMap %s/%s: %w",
 			b.cfg.Namespace, b.cfg.ConfigMap, cmp.Or(b.err, errors.New("not yet")))

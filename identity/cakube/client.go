@@ -9,11 +9,13 @@ import (
 	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
@@ -119,10 +121,41 @@ func (c client) list(ctx context.Context, resource, namespace, fields string, li
 		Do(ctx).Into(into)
 }
 
-// follow keeps store up to date with the selected objects until ctx ends.
-func (c client) follow(ctx context.Context, log *slog.Logger, resource, namespace, fields string, kind runtime.Object, store cache.ReflectorStore) {
+// follow keeps store up to date with the selected objects until ctx ends. It
+// tells note how each list and each start of a watch went.
+func (c client) follow(ctx context.Context, log *slog.Logger, note func(error), resource, namespace, fields string, kind runtime.Object, store cache.ReflectorStore) {
 	lw := cache.NewFilteredListWatchFromClient(c, resource, namespace, func(o *metav1.ListOptions) { o.FieldSelector = fields })
-	logger := logr.FromSlogHandler(log.With("watch", resource).Handler())
+	list, watcher := lw.ListWithContextFunc, lw.WatchFuncWithContext
+	lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		out, err := list(ctx, o)
+		note(err)
+		return out, err
+	}
+	lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		w, err := watcher(ctx, o)
+		if !apierrors.IsInvalid(err) { // an API server that cannot list by watching, which is no trouble
+			note(err)
+		}
+		return w, err
+	}
+	logger := logr.FromSlogHandler(demoted{log.With("watch", resource).Handler()})
 	r := cache.NewReflectorWithOptions(lw, kind, store, cache.ReflectorOptions{Logger: &logger, Name: resource})
 	r.RunWithContext(klog.NewContext(ctx, logger))
 }
+
+// demoted logs at debug level: a reflector says the same again at every try.
+type demoted struct{ slog.Handler }
+
+func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
+}
+
+func (d demoted) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return demoted{d.Handler.WithAttrs(attrs)}
+}
+func (d demoted) WithGroup(name string) slog.Handler { return demoted{d.Handler.WithGroup(name)} }

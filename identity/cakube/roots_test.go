@@ -193,6 +193,21 @@ func TestNotReadyBeforeTheBundleIsOut(t *testing.T) {
 	ready(t, b)
 }
 
+func TestNotReadyBeforeThePodsAreListed(t *testing.T) {
+	api := startAPIServer(t)
+	api.deny("list", "pods", true)
+	b := newBackend(t, api.config())
+	run(t, b)
+	until(t, "it says why", func() error {
+		if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "the pods of the cluster are not listed: pods is forbidden") {
+			return fmt.Errorf("ready: %v", err)
+		}
+		return nil
+	})
+	api.deny("list", "pods", false)
+	ready(t, b)
+}
+
 func TestBundleIsPutBack(t *testing.T) {
 	api := startAPIServer(t)
 	b := newBackend(t, api.config())

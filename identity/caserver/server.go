@@ -169,13 +169,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 
+	linger := s.cfg.Linger
+	if s.Ready() != nil {
+		linger = 0 // nobody routes to it
+	}
 	s.stopping.Store(true)
-	s.log.Info("stopping", "linger", s.cfg.Linger)
+	s.log.Info("stopping", "linger", linger)
 	select {
 	case err := <-served:
 		g.Stop()
 		return fmt.Errorf("ca server: %w", err)
-	case <-time.After(s.cfg.Linger):
+	case <-time.After(linger):
 	}
 	hard := time.AfterFunc(stopTimeout, g.Stop)
 	defer hard.Stop()
