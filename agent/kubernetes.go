@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -78,10 +77,6 @@ func (k *kubernetes) Run(ctx context.Context, set func([]LocalPod)) error {
 
 // Set implements enrol.Enroller.
 func (k *kubernetes) Set(pods []enrol.Pod) {
-	addrs := make(map[string][]netip.Addr)
-	for _, p := range k.source.Local() {
-		addrs[p.UID] = p.IPs
-	}
 	local := make([]LocalPod, len(pods))
 	probed := make(map[string]capture.Probed, len(pods))
 	for i, p := range pods {
@@ -89,7 +84,7 @@ func (k *kubernetes) Set(pods []enrol.Pod) {
 			UID: p.UID, Ref: p.Ref, Netns: p.Netns, Inode: p.Inode, Identity: p.Identity, Rules: p.Rules, Open: p.Open, Release: p.Release,
 		}
 		if !p.Release {
-			probed[p.Ref.UID] = capture.Probed{Addrs: addrs[p.Ref.UID], Ports: probePorts(p.Rules)}
+			probed[p.Ref.UID] = capture.Probed{Addrs: p.IPs, Ports: probePorts(p.Rules)}
 		}
 	}
 	k.mu.Lock()

@@ -89,6 +89,11 @@ func untyped(a *api, resource schema.GroupVersionResource, namespace, field stri
 			if field != "" {
 				o.FieldSelector = field
 			}
+			// A reflector begins with whatever the server has at hand. There are few
+			// of these, and which policies there are must not be old news.
+			if o.ResourceVersion == "0" {
+				o.ResourceVersion = ""
+			}
 			return c.List(ctx, o)
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {

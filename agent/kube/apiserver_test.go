@@ -86,7 +86,7 @@ func server(t *testing.T) *apiServer {
 // skip skips, visibly. Where the cluster tests run, it fails.
 func skip(t *testing.T, format string, args ...any) {
 	t.Helper()
-	if os.Getenv("CI") == "true" && os.Getenv("ADIT_CLUSTER") == "true" {
+	if os.Getenv("CI") == "true" && os.Getenv("ADIT_CLUSTER") != "" {
 		t.Fatalf(format, args...)
 	}
 	t.Skipf(format, args...)

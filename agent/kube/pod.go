@@ -144,10 +144,6 @@ func statusAddrs(s *corev1.PodStatus) []netip.Addr {
 	return slices.Clip(out)
 }
 
-// live are the pods that have, or will have, a network namespace of their own
-// or their node's.
-func (p *pod) live() bool { return !ended(p.phase) }
-
 // in reports whether labels of p match a selector.
 func (p *pod) in(selector labelSet) bool { return p.template.Value().labels.has(selector) }
 

@@ -33,69 +33,64 @@ func newRig(t testing.TB) *rig {
 		root: "adit-system", self: PodRef{"adit-system", "adit-agent-x", "uid-of-adit-agent-x"},
 	}, slog.New(slog.DiscardHandler))}
 	r.store.Node = here
+	r.w.marks.policies = true // as when everything has been seen
 	return r
 }
 
 // put gives the world objects and applies what follows.
 func (r *rig) put(objects ...any) mesh.Update {
 	r.t.Helper()
-	w := r.w
-	w.change(func() {
-		for _, o := range objects {
-			switch o := o.(type) {
-			case *corev1.Pod:
-				w.observePod(keyOf(&o.ObjectMeta), string(o.UID), newPod(o, o.Spec.NodeName == here))
-			case *corev1.Service:
-				w.setService(keyOf(&o.ObjectMeta), newService(o, w.clusterDomain))
-			case *discoveryv1.EndpointSlice:
-				w.setSlice(keyOf(&o.ObjectMeta), newSlice(o))
-			case *corev1.Namespace:
-				w.setNamespace(o.Name, newNamespace(o))
-			case *corev1.Node:
-				w.setNode(o.Name, newNode(o))
-			case *unstructured.Unstructured:
-				k := key{o.GetNamespace(), o.GetName()}
-				if o.GetKind() == "PeerAuthentication" {
-					w.setPeer(k, newPeerAuthentication(o))
-				} else {
-					w.setAuthorization(k, newAuthorization(o, w.root))
-				}
-			default:
-				r.t.Fatalf("%T", o)
-			}
-		}
-	})
+	r.feed(false, objects...)
 	return r.apply()
 }
 
 // remove takes objects away.
 func (r *rig) remove(objects ...any) mesh.Update {
 	r.t.Helper()
+	r.feed(true, objects...)
+	return r.apply()
+}
+
+// feed gives the world objects, or takes them away.
+func (r *rig) feed(gone bool, objects ...any) {
+	r.t.Helper()
 	w := r.w
 	w.change(func() {
 		for _, o := range objects {
 			switch o := o.(type) {
 			case *corev1.Pod:
-				w.forgetPod(keyOf(&o.ObjectMeta), string(o.UID))
+				if k := keyOf(&o.ObjectMeta); gone {
+					w.forgetPod(k, string(o.UID))
+				} else {
+					w.observePod(k, string(o.UID), newPod(o, o.Spec.NodeName == here))
+				}
 			case *corev1.Service:
-				w.setService(keyOf(&o.ObjectMeta), nil)
+				w.setService(keyOf(&o.ObjectMeta), unless(gone, newService(o, w.clusterDomain)))
 			case *discoveryv1.EndpointSlice:
-				w.setSlice(keyOf(&o.ObjectMeta), nil)
+				w.setSlice(keyOf(&o.ObjectMeta), unless(gone, newSlice(o)))
 			case *corev1.Namespace:
-				w.setNamespace(o.Name, nil)
+				w.setNamespace(o.Name, unless(gone, newNamespace(o)))
+			case *corev1.Node:
+				w.setNode(o.Name, unless(gone, newNode(o)))
 			case *unstructured.Unstructured:
 				k := key{o.GetNamespace(), o.GetName()}
 				if o.GetKind() == "PeerAuthentication" {
-					w.setPeer(k, nil)
+					w.setPeer(k, unless(gone, newPeerAuthentication(o)))
 				} else {
-					w.setAuthorization(k, nil)
+					w.setAuthorization(k, unless(gone, newAuthorization(o, w.root)))
 				}
 			default:
 				r.t.Fatalf("%T", o)
 			}
 		}
 	})
-	return r.apply()
+}
+
+func unless[T any](gone bool, v *T) *T {
+	if gone {
+		return nil
+	}
+	return v
 }
 
 func (r *rig) apply() mesh.Update {

@@ -128,6 +128,9 @@ endpoints:
 - {addresses: [10.1.0.2], targetRef: {kind: Pod, namespace: follow, name: there}}
 `)
 	r := run(t, s)
+	// What a server lists at first may be a little old.
+	eventually(t, "the service has an endpoint", func() bool { m := r.at("10.1.0.2"); return m != nil && len(m.Services) == 1 })
+	eventually(t, "both pods are seen", func() bool { return r.pod("follow", "here") != nil && len(r.Local()) > 0 })
 	if m := r.at("10.1.0.2"); m == nil || m.Locality.Zone != "z2" || m.Node != "node-2" {
 		t.Fatalf("the workload at 10.1.0.2 is %+v", m)
 	}
@@ -177,6 +180,7 @@ func TestPoliciesComeAndGo(t *testing.T) {
 	if k := r.kindNamed(t, "authorizationpolicies.security.istio.io"); k.Present || k.Error == "" {
 		t.Errorf("a kind that is not installed: %+v", k)
 	}
+	eventually(t, "the pod is seen", func() bool { return r.pod("policed", "web") != nil })
 	if l := r.pod("policed", "web").AuthorizationPolicies; len(l) != 0 {
 		t.Errorf("policies without the kind: %v", l)
 	}
@@ -237,9 +241,7 @@ func TestAPIServerAway(t *testing.T) {
 	s.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: away}\n---\n"+podYAML("away", "old", "node-2", "10.3.0.1")+"\n---\n"+podYAML("away", "stays", "node-2", "10.3.0.2"))
 	way := newRelay(t, s.address)
 	r := run(t, s, func(c *Config) { c.REST = s.config("admin-token", way.Addr().String()) })
-	if r.at("10.3.0.1") == nil {
-		t.Fatal("the pod is not known")
-	}
+	eventually(t, "the pods are seen", func() bool { return r.at("10.3.0.1") != nil && r.at("10.3.0.2") != nil })
 	stays := r.at("10.3.0.2")
 	way.set(true)
 	eventually(t, "it is noticed", func() bool { return !r.kindNamed(t, "pods").Connected })
@@ -338,6 +340,9 @@ func TestLookupSeesAFreshLabel(t *testing.T) {
 	s := server(t)
 	s.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: fresh}\n---\n"+podYAML("fresh", "web", here, "10.5.0.1"))
 	r := run(t, s)
+	eventually(t, "the pod is seen", func() bool {
+		return slices.ContainsFunc(r.Local(), func(l LocalPod) bool { return l.Namespace == "fresh" })
+	})
 	ref := r.Local()[slices.IndexFunc(r.Local(), func(l LocalPod) bool { return l.Namespace == "fresh" })].PodRef
 	if l, err := r.Lookup(t.Context(), ref); err != nil || l.Enrol {
 		t.Fatalf("lookup: %+v, %v", l, err)
