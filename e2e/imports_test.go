@@ -22,7 +22,7 @@ var below = map[string][]string{
 	"identity":          {},
 	"identity/istio":    {"identity"},
 	"identity/caserver": {"identity"},
-	"identity/cakube":   {"identity", "identity/caserver"},
+	"identity/cakube":   {"identity", "identity/caserver", "identity/istio"},
 	"capture":           {},
 	"hbone":             {"identity"},
 	"agent/policy":      {"identity"},
