@@ -194,6 +194,10 @@ func (n *Node) Reboot(ctx context.Context) error {
 	if err := n.resetNetwork(); err != nil {
 		return err
 	}
+	// A kubelet that finds groups of containers that are gone asks after each for seconds before it starts a pod.
+	if err := removeCgroups(n.cgroup()); err != nil {
+		return err
+	}
 	if err := n.up(ctx); err != nil {
 		return err
 	}
