@@ -127,7 +127,7 @@ func (s *apiServer) start() error {
 		return err
 	}
 	tokens := filepath.Join(s.dir, "tokens.csv")
-	if err := os.WriteFile(tokens, []byte("admin-token,admin,1,system:masters\nagent-token,agent,2,agents\n"), 0o600); err != nil {
+	if err := os.WriteFile(tokens, []byte("admin-token,admin,1,system:masters\nagent-token,system:serviceaccount:adit-system:adit-agent,2,system:serviceaccounts\n"), 0o600); err != nil {
 		return err
 	}
 	binary, err := filepath.Abs(kubernetes)
