@@ -171,6 +171,9 @@ func (k *kubernetes) start(soft, hard context.Context, store *mesh.Store, traffi
 	}
 }
 
+// lastWords is how long the annotations of released pods may take.
+const lastWords = 2 * time.Second
+
 // leave lets go of the node. The pods have been let go of already.
 func (k *kubernetes) leave(uninstall bool) {
 	var err error
@@ -188,6 +191,9 @@ func (k *kubernetes) leave(uninstall bool) {
 // uninstall removes from the node what outlives an agent. The pods have been
 // released by then.
 func (k *kubernetes) uninstall() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	k.source.Flush(ctx) // as far as the permissions are still there
 	var errs []error
 	if k.cni != nil {
 		errs = append(errs, k.cni.Uninstall())
