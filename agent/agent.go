@@ -55,7 +55,7 @@ type Agent struct {
 	pods     *podSet
 	ready    *readiness
 	registry *prometheus.Registry
-	stop     context.CancelCauseFunc // of the soft context, while Run runs
+	stop     context.CancelCauseFunc // asks Run to end, while it runs
 }
 
 // New returns an agent that will run with cfg. The error is a [*ConfigError].
@@ -77,9 +77,10 @@ func New(cfg Config, opt Options) (*Agent, error) {
 var errQuit = errors.New("asked to quit on the admin port")
 
 // Run runs the agent until ctx ends, or a part of it breaks. Then it stops
-// softly: nothing new is taken, peers get GOAWAY, live connections may go on for
-// Config.DrainTimeout. Capture rules stay in the pods, so that nothing leaves
-// them in plaintext while no agent runs.
+// softly: live connections may go on for Config.DrainTimeout. As long as some
+// do, new ones are served, too, since nobody else can; in the last moment of that
+// time none is taken and peers get GOAWAY. Capture rules stay in the pods, so
+// that nothing leaves them in plaintext while no agent runs.
 //
 // The error is a [*ConfigError] if it takes another configuration to go on.
 func (a *Agent) Run(ctx context.Context) error {
@@ -103,10 +104,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer servers.close()
 
+	asked, ask := context.WithCancelCause(ctx)
+	defer ask(nil)
+	a.stop = ask
 	soft, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
-	a.stop = stop
-	defer context.AfterFunc(ctx, func() { stop(a.whyStop(ctx)) })()
+	defer context.AfterFunc(asked, func() { stop(lastMoment{a.linger(soft, asked)}) })()
 	// What connections need to end well outlives what brings new ones.
 	hard, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -134,7 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	<-soft.Done()
 	a.ready.stopping()
-	a.log.Info("agent stops; live connections may end", "because", context.Cause(soft), "drainTimeout", a.cfg.DrainTimeout)
+	a.log.Info("agent takes no more connections", "because", context.Cause(soft), "live", a.proxy.LiveAll())
 	traffic.wait()
 	if a.kube != nil {
 		a.kube.leave(errors.Is(context.Cause(soft), errRemoved))
@@ -149,6 +152,41 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.tel.Flush()
 	a.log.Info("agent stopped")
 	return errors.Join(traffic.err(), supports.err())
+}
+
+// lameDuck is the last part of the drain, in which nothing new is taken. It is
+// for requests that have begun; as long as it lasts, whoever connects is refused.
+const lameDuck = 2 * time.Second
+
+// lastMoment is a reason to stop that leaves what still lives lameDuck.
+type lastMoment struct{ why error }
+
+func (m lastMoment) Error() string   { return m.why.Error() }
+func (m lastMoment) Unwrap() []error { return []error{m.why, proxy.DrainWithin(lameDuck)} }
+
+// linger returns why the agent stops once live connections have ended, or have
+// had their time but for the lame duck's, or soft has ended for a reason of its
+// own.
+func (a *Agent) linger(soft, asked context.Context) error {
+	a.ready.stopping()
+	a.log.Info("agent stops; live connections may end", "because", a.whyStop(asked), "live", a.proxy.LiveAll(), "drainTimeout", a.cfg.DrainTimeout)
+	deadline := time.NewTimer(a.cfg.DrainTimeout - lameDuck)
+	defer deadline.Stop()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for a.proxy.LiveAll() > 0 {
+		if why := a.whyStop(asked); errors.Is(why, errRemoved) {
+			return why // the pods go on without us
+		}
+		select {
+		case <-poll.C:
+			continue
+		case <-deadline.C:
+		case <-soft.Done():
+		}
+		break
+	}
+	return a.whyStop(asked)
 }
 
 // whyStop is why the agent stops when its process is asked to: to be started

@@ -127,8 +127,9 @@ const goneDrain = time.Second
 
 // leave ends the capture in the way that its end asks for.
 //
-//   - The agent stops: live connections drain, the rules stay, so that the pod
-//     sends nothing in plaintext while it has no agent.
+//   - The agent stops: what live connections are left have lameDuck to end, the
+//     rules stay, so that the pod sends nothing in plaintext while it has no
+//     agent.
 //   - The pod is not to be captured any more: the rules let new connections pass
 //     by, live ones drain, then all goes.
 //   - The pod's network is about to go: live connections have goneDrain to say
@@ -156,7 +157,7 @@ func (e *enrolled) leave(reason error) error {
 	case reason != nil, errors.Is(end, errChanged):
 		e.stop(proxy.ErrClosed)
 	default:
-		e.stop(nil)
+		e.stop(proxy.DrainWithin(lameDuck))
 	}
 	if !e.servedDone {
 		err = errors.Join(err, <-e.served)

@@ -113,6 +113,12 @@ func (cs *Conns) remove(c *conn) {
 	c.cancel(nil)
 }
 
+func (cs *Conns) count() int {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.live)
+}
+
 func (cs *Conns) snapshot() []*conn {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

@@ -151,6 +151,9 @@ func (p *Proxy) Close(ctx context.Context) error {
 // Connections lists the live connections, oldest first.
 func (p *Proxy) Connections() []ConnInfo { return p.conns.List() }
 
+// LiveAll counts the live connections of all pods and roles.
+func (p *Proxy) LiveAll() int { return p.conns.count() }
+
 // Live counts the connections of the local pod with this uid.
 func (p *Proxy) Live(uid string) int {
 	p.mu.Lock()

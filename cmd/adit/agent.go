@@ -28,8 +28,9 @@ It needs root, or CAP_SYS_ADMIN and CAP_NET_ADMIN, to enter the pods' network
 namespaces and load rules there; the encapsulate and terminate roles need
 nothing.
 
-A first SIGINT or SIGTERM stops it softly: no new connections, live ones may end
-within drainTimeout. A second one stops it at once. Pods keep their capture
+A first SIGINT or SIGTERM stops it softly: live connections may end within
+drainTimeout, and until the last two seconds of that new ones are served, too,
+since nobody else can. A second one stops it at once. Pods keep their capture
 rules either way: without an agent they have no network, rather than one in
 plaintext. A running pod leaves the mesh by losing its netns in the mesh file, or
 its label istio.io/dataplane-mode in Kubernetes; when the agent's DaemonSet is
