@@ -19,10 +19,11 @@ STATICCHECK := .tools/staticcheck
 H2SPEC      := .tools/h2spec
 KUBERNETES  := .tools/kubernetes/kubernetes
 
-.PHONY: setup setup-cluster packages build demo test check bench image clean cluster cluster-down test-cluster
+.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster
 
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
+	@command -v promtool >/dev/null || { echo "setup: installing prometheus"; $(SUDO) tools/apt-install prometheus; }
 
 # All that building and the demo need.
 packages:
@@ -32,8 +33,7 @@ packages:
 	test -e /etc/ssl/certs/ca-certificates.crt || want+=(ca-certificates); \
 	if (( $${#want[@]} )); then \
 		echo "setup: installing $${want[*]}"; \
-		$(SUDO) apt-get -qq update; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "$${want[@]}" >/dev/null; \
+		$(SUDO) tools/apt-install "$${want[@]}"; \
 	fi
 
 # What checks adit is pinned in a module of its own.
@@ -75,6 +75,10 @@ image: build
 	@$(GO) -C tools run ./image -tag $(IMAGE) -out ../bin/adit-image.tar \
 		-cmd 'agent --config /etc/adit/agent.yaml' /adit=../bin/adit /adit-cni=../bin/adit-cni
 
+## crds: deploy/crds/, the definitions of the Istio kinds that adit reads, out of their module
+crds: packages
+	@$(GO) -C tools run ./crds -out ../deploy/crds
+
 ## setup-cluster: Kubernetes out of its Go modules, and what nodes run from Debian
 setup-cluster: packages $(KUBERNETES)
 	@want=(); \
@@ -84,7 +88,7 @@ setup-cluster: packages $(KUBERNETES)
 	test -e /usr/lib/cni/bridge || want+=(containernetworking-plugins); \
 	if (( $${#want[@]} )); then \
 		echo "setup-cluster: installing $${want[*]}"; \
-		$(SUDO) tools/kubernetes/install "$${want[@]}"; \
+		$(SUDO) tools/apt-install "$${want[@]}"; \
 	fi
 
 # A version of its own is what Kubernetes' clients compare theirs with.
@@ -98,15 +102,19 @@ $(KUBERNETES): tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubernetes/
 
 ## cluster: Kubernetes with two nodes on this machine, with adit's image; needs root
 cluster: setup-cluster
-	@$(SUDO) $(GO) run ./e2e/cluster/cmd up $(ARGS)
+	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/cmd up $(ARGS)
 
 ## cluster-down: remove every trace of it, of an interrupted one too
 cluster-down:
-	@$(SUDO) $(GO) run ./e2e/cluster/cmd down
+	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/cmd down
 
-## test-cluster: adit on that cluster; needs root
+## test-cluster: adit on clusters of the tests' own; needs root
 test-cluster: setup-cluster
-	@$(SUDO) env ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/...
+	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/...
+
+## bench-cluster: what adit costs on a cluster; needs root
+bench-cluster: setup-cluster
+	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/meshbench $(ARGS)
 
 clean:
 	@rm -rf bin .tools

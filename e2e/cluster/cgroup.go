@@ -62,26 +62,26 @@ func makeCgroup(name string) error {
 	return nil
 }
 
-// cgroups lists the groups whose name starts with a prefix.
-func cgroups(prefix string) ([]string, error) {
+// cgroups lists the groups of a name in all hierarchies.
+func cgroups(name string) ([]string, error) {
 	roots, err := cgroupRoots()
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	for _, root := range roots {
-		dirs, err := filepath.Glob(filepath.Join(root, prefix+"*"))
-		if err != nil {
-			return nil, err
+		dir := filepath.Join(root, name)
+		if _, err := os.Stat(dir); err == nil {
+			found = append(found, dir)
 		}
-		found = append(found, dirs...)
 	}
 	return found, nil
 }
 
-// removeCgroups removes groups and what is below them. Their processes have been killed.
-func removeCgroups(prefix string) error {
-	dirs, err := cgroups(prefix)
+// removeCgroups removes the groups of a name and what is below them. Their
+// processes have been killed.
+func removeCgroups(name string) error {
+	dirs, err := cgroups(name)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 // Config says which cluster. The zero value is the one that `make cluster` brings up.
 type Config struct {
 	// Name keeps clusters on one machine apart: it starts the names of their
-	// namespaces and cgroups. "" means adit-k8s.
+	// namespaces and cgroups. Letters, digits and dashes; "" means adit-k8s.
 	Name string
 	// Dir holds everything on disk and goes with the cluster. "" means /var/tmp/NAME.
 	Dir string
@@ -33,6 +34,18 @@ type Config struct {
 }
 
 func (c Config) prefix() string { return c.Name + "-" }
+
+var validName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// names are those of the network namespaces that a cluster with this
+// configuration may have, and of its cgroups.
+func (c Config) names() []string {
+	names := []string{c.prefix() + controlPlane}
+	for i := range maxNodes {
+		names = append(names, c.prefix()+nodeName(i+1))
+	}
+	return names
+}
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Name == "" {
@@ -49,6 +62,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return c, fmt.Errorf("cluster: %d nodes: want 1 to %d", c.Nodes, maxNodes)
+	}
+	if !validName.MatchString(c.Name) {
+		return c, fmt.Errorf("cluster: name %q: want letters, digits and dashes", c.Name)
 	}
 	if os.Geteuid() != 0 {
 		return c, errors.New("cluster: needs root")
@@ -108,6 +124,11 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	unlock, err := lock(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := down(cfg); err != nil {
 		return nil, err
 	}
@@ -116,7 +137,7 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	if err := c.up(ctx); err != nil {
-		return nil, errors.Join(err, c.Down())
+		return nil, errors.Join(err, c.Close(), down(cfg))
 	}
 	return c, nil
 }
@@ -150,12 +171,17 @@ func Down(cfg Config) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := lock(context.Background(), cfg)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return down(cfg)
 }
 
 // Down removes every trace of the cluster.
 func (c *Cluster) Down() error {
-	return errors.Join(c.Close(), down(c.cfg))
+	return errors.Join(c.Close(), Down(c.cfg))
 }
 
 // Close lets go of the cluster and leaves it running.

@@ -1,11 +1,12 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,26 +17,43 @@ import (
 // down removes whatever there is of a cluster. It goes by what the kernel says
 // is in the cluster's namespaces, so it works after any interruption.
 func down(cfg Config) error {
-	namespaces, err := filepath.Glob(filepath.Join(lab.Dir, cfg.prefix()+"*"))
-	if err != nil {
-		return err
-	}
-	for _, ns := range namespaces {
-		if err := empty(ns); err != nil {
+	for _, name := range cfg.names() {
+		if err := empty(filepath.Join(lab.Dir, name)); err != nil {
 			return err
 		}
 	}
-	// Before the namespaces: should this fail, the next attempt still finds what it looks for.
-	if err := removeCgroups(cfg.prefix()); err != nil {
-		return err
+	// Namespaces last: should something else fail, the next attempt still finds what it looks for.
+	for _, name := range cfg.names() {
+		if err := removeCgroups(name); err != nil {
+			return err
+		}
 	}
-	if _, err := lab.Sweep(cfg.prefix()); err != nil {
-		return err
+	for _, name := range cfg.names() {
+		if _, err := lab.Sweep(name); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(cfg.Dir); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	return nil
+}
+
+// lock keeps a second Up or Down of a cluster waiting. It is an address that one
+// process at a time can have, which leaves nothing behind however that ends.
+func lock(ctx context.Context, cfg Config) (unlock func(), err error) {
+	var l net.Listener
+	err = poll(ctx, 5*time.Minute, func() (err error) {
+		l, err = net.Listen("unix", "@adit-cluster/"+cfg.Name)
+		if err != nil {
+			return fmt.Errorf("cluster: somebody else brings %s up or takes it down: %w", cfg.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = l.Close() }, nil
 }
 
 // empty kills every process in a network namespace until there is none. With
@@ -65,44 +83,4 @@ func empty(netns string) error {
 			return fmt.Errorf("cluster: %d processes in %s survive SIGKILL, for instance %d", left, netns, found[0].PID)
 		}
 	}
-}
-
-// Traces lists what there is of a cluster on this machine: nothing, after Down.
-func Traces(cfg Config) ([]string, error) {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	found, err := filepath.Glob(filepath.Join(lab.Dir, cfg.prefix()+"*"))
-	if err != nil {
-		return nil, err
-	}
-	groups, err := cgroups(cfg.prefix())
-	if err != nil {
-		return nil, err
-	}
-	found = append(found, groups...)
-	if _, err := os.Lstat(cfg.Dir); err == nil {
-		found = append(found, cfg.Dir)
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, cfg.Dir) || strings.Contains(line, cfg.prefix()) {
-			found = append(found, "mount "+strings.TrimSpace(line))
-		}
-	}
-	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range commands {
-		b, err := os.ReadFile(name)
-		if err == nil && strings.Contains(string(b), cfg.Dir+"/") {
-			found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(filepath.Dir(name)), strings.ReplaceAll(string(b), "\x00", " ")))
-		}
-	}
-	return found, nil
 }

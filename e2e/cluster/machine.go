@@ -152,6 +152,15 @@ func (m *machine) running(name string) bool {
 	return readJSON(m.daemonRecord(name), &p) == nil && p.alive()
 }
 
+// since is when a daemon was started last.
+func (m *machine) since(name string) time.Time {
+	info, err := os.Stat(m.daemonRecord(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 // stop ends a daemon; one that does not run is no error.
 func (m *machine) stop(name string, s unix.Signal, grace time.Duration) error {
 	var p process

@@ -78,6 +78,10 @@ func (n *Node) kubeletConfig() string {
 		"evictionHard":                object{"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
 		"imageGCHighThresholdPercent": 100,
 		"serializeImagePulls":         false,
+		// kube-proxy is the only one with rules, and they are nftables'.
+		"makeIPTablesUtilChains": false,
+		// The default is a directory of the host.
+		"volumePluginDir": "/var/lib/kubelet/volume-plugins",
 		// A node that is gone has to be noticed while a test waits.
 		"nodeStatusUpdateFrequency": "5s",
 	})

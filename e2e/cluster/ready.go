@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,7 +70,8 @@ func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 	return out.String(), nil
 }
 
-// WaitReady waits until the API server and every node are ready.
+// WaitReady waits until the API server answers and every node is ready: reported
+// by the kubelet that runs now, which can be reached.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	return poll(ctx, startTime, func() error {
 		for _, daemon := range []string{"etcd", "kube-apiserver"} {
@@ -108,15 +110,20 @@ func (c *Cluster) nodeReady(ctx context.Context, n *Node, known corev1.Node) err
 			return err
 		}
 	}
-	for _, condition := range known.Status.Conditions {
-		if condition.Type == corev1.NodeReady {
-			if condition.Status == corev1.ConditionTrue {
-				return nil
-			}
-			return fmt.Errorf("node %s is not ready: %s", n.name, condition.Message)
-		}
+	i := slices.IndexFunc(known.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+	if i < 0 {
+		return fmt.Errorf("node %s says nothing about being ready", n.name)
 	}
-	return fmt.Errorf("node %s says nothing about being ready", n.name)
+	switch condition := known.Status.Conditions[i]; {
+	case condition.Status != corev1.ConditionTrue:
+		return fmt.Errorf("node %s is not ready: %s", n.name, condition.Message)
+	case condition.LastHeartbeatTime.Time.Before(n.since("kubelet").Truncate(time.Second)): // which is how they are told
+		return fmt.Errorf("the kubelet of node %s has not reported since it was started", n.name)
+	}
+	if _, err := c.client.CoreV1().RESTClient().Get().Resource("nodes").Name(n.name).SubResource("proxy").Suffix("healthz").DoRaw(ctx); err != nil {
+		return fmt.Errorf("kubelet of node %s: %w", n.name, err)
+	}
+	return nil
 }
 
 // addons applies what a cluster has beside Kubernetes and waits for it.

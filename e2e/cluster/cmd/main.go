@@ -4,6 +4,8 @@
 //	go run ./e2e/cluster/cmd load [-tag adit:dev] [ARCHIVE]
 //	go run ./e2e/cluster/cmd exec NODE COMMAND...
 //	go run ./e2e/cluster/cmd down
+//
+// Each takes -name for another cluster than the one of `make cluster`.
 package main
 
 import (
@@ -42,13 +44,14 @@ func run(ctx context.Context, args []string) error {
 	case "exec":
 		return execute(ctx, cfg, args)
 	case "down":
-		return cluster.Down(cfg)
+		return down(cfg, args)
 	}
 	return fmt.Errorf("%s: no such command", name)
 }
 
 func up(ctx context.Context, cfg cluster.Config, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
+	flags.StringVar(&cfg.Name, "name", "", "which cluster")
 	flags.IntVar(&cfg.Nodes, "nodes", 2, "worker nodes")
 	adit := flags.Bool("adit", true, "build adit and load its image")
 	if err := flags.Parse(args); err != nil {
@@ -70,7 +73,7 @@ func up(ctx context.Context, cfg cluster.Config, args []string) error {
   alias kubectl=%s
   kubectl get nodes,pods -A -o wide
 
-Logs of its daemons are in %s/{cp,n1,n2}/*.log; its images are %s and %s.
+Logs of its daemons are in %s/{cp,n1,n2}/*.log. It has the images %s and %s.
 Run something on a node with %s; take it all down with %s.
 `, c.Kubeconfig(), c.KubectlPath(), c.Dir(), cluster.DefaultImage, cluster.AppImage,
 		"`go run ./e2e/cluster/cmd exec n1 nft list ruleset`", "`make cluster-down`")
@@ -94,6 +97,7 @@ func running(ctx context.Context, cfg cluster.Config) (*cluster.Cluster, error) 
 
 func load(ctx context.Context, cfg cluster.Config, args []string) error {
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
+	flags.StringVar(&cfg.Name, "name", "", "which cluster")
 	tag := flags.String("tag", cluster.DefaultImage, "name of the image that is built when no archive is given")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -122,9 +126,24 @@ func buildAndLoad(ctx context.Context, c *cluster.Cluster, tag string) error {
 	return c.LoadImage(ctx, archive)
 }
 
+func down(cfg cluster.Config, args []string) error {
+	flags := flag.NewFlagSet("down", flag.ContinueOnError)
+	flags.StringVar(&cfg.Name, "name", "", "which cluster")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return cluster.Down(cfg)
+}
+
 func execute(ctx context.Context, cfg cluster.Config, args []string) error {
+	flags := flag.NewFlagSet("exec", flag.ContinueOnError)
+	flags.StringVar(&cfg.Name, "name", "", "which cluster")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	args = flags.Args()
 	if len(args) < 2 {
-		return errors.New("usage: cluster exec NODE COMMAND...")
+		return errors.New("usage: cluster exec NODE COMMAND [ARGUMENT]")
 	}
 	c, err := cluster.Attach(cfg)
 	if err != nil {
