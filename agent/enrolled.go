@@ -142,10 +142,12 @@ func (e *enrolled) leave(reason error) error {
 	r.setState(PodDraining)
 	end := context.Cause(r.ctx)
 	remove := errors.Is(end, errRemoved)
+	told := false // that the pod has left the mesh
 	var err error
 	switch {
 	case remove:
 		if err = e.captured.Drain(); err == nil {
+			told = true
 			r.set.released(r.pod)
 			if !e.servedDone {
 				e.waitIdle()
@@ -167,7 +169,13 @@ func (e *enrolled) leave(reason error) error {
 	}
 	if remove {
 		r.set.Logger.Info("pod is not captured any more", "pod", r.pod.UID, "netns", r.pod.Netns)
-		return errors.Join(err, e.captured.Remove())
+		if removeErr := e.captured.Remove(); removeErr != nil {
+			return errors.Join(err, removeErr, e.captured.Detach())
+		}
+		if !told {
+			r.set.released(r.pod)
+		}
+		return err
 	}
 	return errors.Join(err, e.captured.Detach())
 }

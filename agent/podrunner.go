@@ -203,6 +203,9 @@ func (r *podRunner) removeLeftovers(netns *capture.Netns) error {
 	if err := captured.Remove(); err != nil {
 		return errors.Join(err, captured.Detach())
 	}
+	// What the earlier agent said of the pod stands, and peers would go on
+	// opening tunnels to it.
+	r.set.released(r.pod)
 	r.set.Logger.Info("pod is freed from what an earlier agent left", "pod", r.pod.UID, "netns", r.pod.Netns)
 	r.set.Ready.done(r.readyName())
 	r.setState(PodReleased)
