@@ -106,7 +106,7 @@ cluster: setup-cluster
 
 ## cluster-down: remove every trace of it, of an interrupted one too
 cluster-down:
-	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/cmd down
+	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/cmd down $(ARGS)
 
 ## test-cluster: adit on clusters of the tests' own; needs root
 test-cluster: setup-cluster

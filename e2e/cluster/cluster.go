@@ -129,6 +129,34 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	defer unlock()
+	return replace(ctx, cfg)
+}
+
+// Ensure joins the cluster of that name if it is up with as many nodes as are
+// asked for, and is Up otherwise. Of several at a time one brings it up.
+func Ensure(ctx context.Context, cfg Config) (*Cluster, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c, err := Attach(cfg); err == nil {
+		if len(c.nodes) == cfg.Nodes {
+			return c, nil
+		}
+		if err := c.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return replace(ctx, cfg)
+}
+
+// replace is Up for who holds the lock.
+func replace(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err := down(cfg); err != nil {
 		return nil, err
 	}

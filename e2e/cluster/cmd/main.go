@@ -57,7 +57,7 @@ func up(ctx context.Context, cfg cluster.Config, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	c, err := running(ctx, cfg)
+	c, err := cluster.Ensure(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -78,21 +78,6 @@ Run something on a node with %s; take it all down with %s.
 `, c.Kubeconfig(), c.KubectlPath(), c.Dir(), cluster.DefaultImage, cluster.AppImage,
 		"`go run ./e2e/cluster/cmd exec n1 nft list ruleset`", "`make cluster-down`")
 	return nil
-}
-
-// running is the cluster that is up, if it is what was asked for, or a new one.
-func running(ctx context.Context, cfg cluster.Config) (*cluster.Cluster, error) {
-	c, err := cluster.Attach(cfg)
-	if err != nil {
-		return cluster.Up(ctx, cfg)
-	}
-	if len(c.Nodes()) == cfg.Nodes {
-		return c, nil
-	}
-	if err := c.Close(); err != nil {
-		return nil, err
-	}
-	return cluster.Up(ctx, cfg)
 }
 
 func load(ctx context.Context, cfg cluster.Config, args []string) error {
