@@ -99,6 +99,7 @@ KUBELDFLAGS  = -s -w $(foreach v,gitVersion=$(KUBEVERSION) gitMajor=1 gitMinor=$
 $(KUBERNETES): tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubernetes/main.go
 	@echo "setup-cluster: building Kubernetes; this takes some minutes"
 	@CGO_ENABLED=0 $(GO) -C tools/kubernetes build -trimpath -ldflags "$(KUBELDFLAGS)" -o ../../$@ .
+	@ln -sf $(@F) $(@D)/kubectl
 
 ## cluster: Kubernetes with two nodes on this machine, with adit's image; needs root
 cluster: setup-cluster
@@ -108,9 +109,9 @@ cluster: setup-cluster
 cluster-down:
 	@$(SUDO) env "PATH=$$PATH" $(GO) run ./e2e/cluster/cmd down $(ARGS)
 
-## test-cluster: adit on clusters of the tests' own; needs root
+## test-cluster: adit on clusters of the tests' own, and what it asks of API servers; needs root
 test-cluster: setup-cluster
-	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/...
+	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/... ./agent/kube ./identity/cakube
 
 ## bench-cluster: what adit costs on a cluster; needs root
 bench-cluster: setup-cluster
