@@ -22,6 +22,7 @@ type kubernetes struct {
 	enrol  *enrol.Enrol
 	cni    *cni.Installer // nil without cni
 	host   *capture.Host  // nil without probes
+	ready  *readiness
 	log    *slog.Logger
 	// location is the address of the API server.
 	location string
@@ -51,7 +52,7 @@ func (a *Agent) newKubernetes() (*kubernetes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("world.kubernetes: %w", err)
 	}
-	k := &kubernetes{source: source, log: log, location: rest.Host, newProbed: make(chan struct{}, 1)}
+	k := &kubernetes{source: source, ready: a.ready, log: log, location: rest.Host, newProbed: make(chan struct{}, 1)}
 	if a.cfg.Probes {
 		if k.host, err = capture.OpenHost(capture.HostConfig{Logger: a.log.With("part", "probes"), OnRepair: a.hostRepaired}); err != nil {
 			return nil, fmt.Errorf("rules for kubelet's probes: %w", err)
@@ -66,6 +67,7 @@ func (a *Agent) newKubernetes() (*kubernetes, error) {
 		}
 	}
 	k.enrol = enrol.New(ecfg)
+	k.ready.wait(waitRunningPods, "they have not been looked for yet")
 	return k, nil
 }
 
@@ -123,8 +125,29 @@ func (k *kubernetes) trouble(p LocalPod, reason, message string) {
 	k.source.Event(p.Ref, "Warning", reason, message)
 }
 
-// runProbes keeps kubelet's exemption at the pods that are captured.
+const waitRunningPods = "running pods"
+
+// awaitSweep holds readiness up until the pods that run already are known. They
+// are known one after the other, and a rollout that goes on to the next node
+// after the first of them leaves the others without an agent.
+func (k *kubernetes) awaitSweep(ctx context.Context) error {
+	select {
+	case <-k.enrol.Swept():
+		k.ready.done(waitRunningPods)
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// runProbes keeps kubelet's exemption at the pods that are captured. Until they
+// are all known, that of an earlier agent stays in force: the first SetPods takes
+// away what it is not told of.
 func (k *kubernetes) runProbes(ctx context.Context) error {
+	select {
+	case <-k.enrol.Swept():
+	case <-ctx.Done():
+		return nil
+	}
 	retry := time.NewTimer(0)
 	retry.Stop()
 	for pause := firstRetry; ; {
@@ -162,6 +185,7 @@ func (k *kubernetes) runCNI(ctx context.Context) error {
 // and their ends need it, and what brings new pods until soft does.
 func (k *kubernetes) start(soft, hard context.Context, store *mesh.Store, traffic, supports *group) {
 	supports.run("kubernetes", func() error { return k.source.Run(hard, store) })
+	traffic.run("running pods", func() error { return k.awaitSweep(soft) })
 	if k.host != nil {
 		supports.run("rules for probes", func() error { return k.host.Run(hard) })
 		supports.run("probed pods", func() error { return k.runProbes(hard) })

@@ -96,6 +96,7 @@ type Enrol struct {
 
 	looked pacer         // of follow's goroutine
 	again  chan struct{} // one-slot edge: a pod may have to be looked for
+	swept  chan struct{} // closed once the pods that ran already are in the set
 }
 
 // missing is why a pod that is to be captured has no namespace.
@@ -118,9 +119,14 @@ func New(cfg Config) *Enrol {
 	return &Enrol{
 		Config: cfg, scanner: &scanner{root: cfg.ProcRoot},
 		sandboxes: make(map[string]*sandbox), ended: make(map[uint64]time.Time), missing: make(map[string]missing),
-		again: make(chan struct{}, 1),
+		again: make(chan struct{}, 1), swept: make(chan struct{}),
 	}
 }
+
+// Swept is closed once the Enroller has been told of the pods that ran already
+// when Run began. What it is told before is not all of them: a pod that starts
+// meanwhile does not wait for the others.
+func (e *Enrol) Swept() <-chan struct{} { return e.swept }
 
 // rulesOf is what of a pod's traffic is captured.
 func rulesOf(pod *kube.LocalPod) capture.Rules {

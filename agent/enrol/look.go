@@ -79,6 +79,7 @@ func (e *Enrol) look(ctx context.Context) time.Duration {
 		}
 	}
 	if len(uids) == 0 {
+		e.sweep()
 		return max(firstGap, e.Interval-now.Sub(e.looked.checked))
 	}
 	if wait := e.looked.due(now, lost); wait > 0 && !check && !first {
@@ -90,13 +91,24 @@ func (e *Enrol) look(ctx context.Context) time.Duration {
 		return lastGap
 	}
 	e.takeIn(ctx, now, local, uids, found, first)
-	e.looked.swept = true
+	if ctx.Err() != nil {
+		return 0 // before all of them were
+	}
+	e.sweep()
 	lost = e.lost()
 	e.looked.done(now, lost)
 	if len(lost) > 0 {
 		return e.looked.gap
 	}
 	return max(firstGap, e.Interval-now.Sub(e.looked.checked))
+}
+
+// sweep notes that what ran already has been found.
+func (e *Enrol) sweep() {
+	if !e.looked.swept {
+		e.looked.swept = true
+		close(e.swept)
+	}
 }
 
 // lost are the pods that are to be captured, have an address and have no
