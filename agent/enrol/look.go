@@ -78,12 +78,17 @@ func (e *Enrol) look(ctx context.Context) time.Duration {
 			uids[uid] = true
 		}
 	}
-	if len(uids) == 0 {
+	if len(uids) == 0 { // nothing to look for
 		e.sweep()
 		return max(firstGap, e.Interval-now.Sub(e.looked.checked))
 	}
 	if wait := e.looked.due(now, lost); wait > 0 && !check && !first {
 		return wait
+	}
+	for i := range local {
+		if uid := local[i].UID; !uids[uid] {
+			uids[uid] = false
+		}
 	}
 	found, err := e.scanner.scan(uids)
 	if err != nil {

@@ -301,6 +301,32 @@ func TestScan(t *testing.T) {
 	}
 }
 
+// A pod that may make cgroups names one after another pod, whose namespace it
+// would have its own taken for. A node that is a pod itself has its pods inside.
+func TestNestedCgroups(t *testing.T) {
+	n := newNode(t)
+	own, host := n.netns("a", ""), n.netns("host", "")
+	p := proc{t, t.TempDir()}
+	p.add(1, host, "0::/init.scope\n", 1)
+	p.add(10, own, "0::/kubepods/podforger/c1/kubepods/podvictim/c2\n", 100)
+	s := &scanner{root: p.root}
+	for _, c := range []struct {
+		why   string
+		pods  map[string]bool
+		found bool
+	}{
+		{"a cgroup inside of another pod's", map[string]bool{"victim": true, "forger": false}, false},
+		{"both are looked for", map[string]bool{"victim": true, "forger": true}, false},
+		{"the outer one is no pod of this node", map[string]bool{"victim": true}, true},
+	} {
+		found, err := s.scan(c.pods)
+		n.must(err)
+		if got := found["victim"] != nil; got != c.found {
+			t.Errorf("%s: found is %t, want %t", c.why, got, c.found)
+		}
+	}
+}
+
 func TestPacer(t *testing.T) {
 	lost := func(uids ...string) map[string]struct{} {
 		m := make(map[string]struct{})

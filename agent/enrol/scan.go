@@ -33,7 +33,8 @@ type traces struct {
 // scanner looks for the network namespaces of pods in proc(5).
 type scanner struct{ root string }
 
-// scan looks at all processes, once. Those that end meanwhile do not matter.
+// scan looks at all processes, once. Those that end meanwhile do not matter. uids
+// are the pods of the node, true for those that are looked for.
 func (s *scanner) scan(uids map[string]bool) (map[string]*traces, error) {
 	dir, err := os.Open(s.root)
 	if err != nil {
@@ -118,15 +119,20 @@ func (t *traces) find(inode uint64) (namespace, bool) {
 	return t.namespaces[i], true
 }
 
-// podOf is the pod that a process is of, among those that are looked for.
+// podOf is the pod that a process is of, "" if it is none that is looked for. Of
+// nested cgroups the outermost one of a pod of this node counts: a pod that may
+// make cgroups can give those inside its own any name, another pod's too.
 func (s *scanner) podOf(pid int, uids map[string]bool) string {
 	file, err := os.ReadFile(s.path(pid, "cgroup"))
 	if err != nil {
 		return ""
 	}
 	for uid := range podUIDs(file) {
-		if uids[uid] {
+		switch wanted, known := uids[uid]; {
+		case wanted:
 			return uid
+		case known:
+			return ""
 		}
 	}
 	return ""
