@@ -45,6 +45,15 @@ func (p *LocalPod) place() string {
 	return p.Netns
 }
 
+// leaving is a pod whose network goes. The kernel gives the number of its
+// namespace to the next one, which may be another pod's at once.
+type leaving struct {
+	place, uid string
+	ref        kube.PodRef
+}
+
+func (p *LocalPod) leaving() leaving { return leaving{p.place(), p.UID, p.Ref} }
+
 // same reports whether what serves p can serve q. Rules are changed live.
 func (p *LocalPod) same(q *LocalPod) bool {
 	return p.UID == q.UID && p.place() == q.place() && p.Identity == q.Identity && p.Release == q.Release
@@ -114,7 +123,7 @@ type podSet struct {
 	mu      sync.Mutex // guards the fields below
 	runners map[string]*podRunner
 	claims  map[uint64]string // network namespace to the pod that is captured in it
-	gone    map[string]bool   // places whose network is being torn down, as long as they are wanted
+	gone    map[leaving]bool  // networks that are being torn down, as long as they are wanted
 	changed chan struct{}     // closed and replaced when a runner's state changes
 }
 
@@ -123,7 +132,7 @@ func newPodSet(cfg podSetConfig) *podSet {
 	cfg.Ready.wait(waitLocalPods, "which they are is not known yet")
 	return &podSet{
 		podSetConfig: cfg, runners: make(map[string]*podRunner), claims: make(map[uint64]string),
-		gone: make(map[string]bool), changed: make(chan struct{}),
+		gone: make(map[leaving]bool), changed: make(chan struct{}),
 	}
 }
 
@@ -193,11 +202,13 @@ func (s *podSet) reconcile(ctx context.Context, want []LocalPod, gone chan<- *po
 	defer s.mu.Unlock()
 	wanted := make(map[string]*LocalPod, len(want))
 	places := make(map[string]bool, len(want))
+	here := make(map[leaving]bool, len(want))
 	for i := range want {
 		wanted[want[i].UID] = &want[i]
 		places[want[i].place()] = true
+		here[want[i].leaving()] = true
 	}
-	maps.DeleteFunc(s.gone, func(place string, _ bool) bool { return !places[place] })
+	maps.DeleteFunc(s.gone, func(l leaving, _ bool) bool { return !here[l] })
 	busy := make(map[string]bool) // namespaces that somebody is in
 	for _, r := range s.runners {
 		busy[r.pod.place()] = true
@@ -212,7 +223,7 @@ func (s *podSet) reconcile(ctx context.Context, want []LocalPod, gone chan<- *po
 		}
 	}
 	for _, p := range want {
-		if s.runners[p.UID] != nil || busy[p.place()] || s.gone[p.place()] {
+		if s.runners[p.UID] != nil || busy[p.place()] || s.gone[p.leaving()] {
 			continue // reconcile runs again when that one is gone
 		}
 		r := s.newRunner(ctx, p)
@@ -297,7 +308,7 @@ func (s *podSet) Gone(ctx context.Context, uid string, inode uint64) {
 			return
 		}
 		s.mu.Lock()
-		s.gone[r.pod.place()] = true
+		s.gone[r.pod.leaving()] = true
 		s.mu.Unlock()
 		r.cancel(errGone)
 		select {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -119,5 +120,45 @@ func TestSandboxes(t *testing.T) {
 		t.Error("somebody answered where nobody listens")
 	} else if !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a freed pod cannot reach the network: %v", err)
+	}
+}
+
+// The number of a network namespace that is gone is the next one's. That the one
+// is not to be captured again must not hold the other up, although the source
+// was never seen without either.
+func TestNumberOfNamespaceIsUsedAgain(t *testing.T) {
+	l := newPodLab(t)
+	first := sandbox(t, "first", l.pod("first", "10.9.0.2"))
+	first.Release = true // what is served of a pod does not matter here
+	first.Ref.UID = "uid-1"
+	next := first
+	next.Ref.UID = "uid-2" // of one name, as in a StatefulSet
+	source, released := make(pushedPods), make(chan string, 1)
+	set := newPodSet(podSetConfig{
+		Source: source, Ready: newReadiness(), Logger: slog.New(slog.DiscardHandler),
+		Released: func(p LocalPod) { released <- p.Ref.UID },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- set.Run(ctx) }()
+	taken := func(want string) {
+		t.Helper()
+		select {
+		case got := <-released:
+			if got != want {
+				t.Errorf("%s is taken up, want %s", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s is never taken up", want)
+		}
+	}
+	source <- []LocalPod{first}
+	taken("uid-1")
+	set.Gone(t.Context(), first.UID, first.Inode)
+	source <- []LocalPod{next}
+	taken("uid-2")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
