@@ -153,6 +153,9 @@ func (e *Enrol) await(ctx context.Context, s *sandbox, v *verdict) error {
 	select {
 	case err := <-captured:
 		defer cancel()
+		if err == nil {
+			err = e.awaitWorld(ctx, v)
+		}
 		switch cause := context.Cause(ctx); {
 		case v.given(): // before its capture, or it is captured no more
 			return v.err
@@ -164,6 +167,19 @@ func (e *Enrol) await(ctx context.Context, s *sandbox, v *verdict) error {
 		cancel()
 		<-captured
 		return v.err
+	}
+}
+
+// awaitWorld returns when it is known what there is to connect to. A pod that
+// starts before has every connection held up, and then reset.
+func (e *Enrol) awaitWorld(ctx context.Context, v *verdict) error {
+	select {
+	case <-e.Kube.Synced():
+		return nil
+	case <-v.done:
+		return v.err
+	case <-ctx.Done():
+		return errors.New("the agent has not read yet what there is in the cluster; does it reach the API server? adit status says what is missing")
 	}
 }
 
