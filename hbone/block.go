@@ -13,7 +13,7 @@ import (
 
 // blockReader decodes header blocks: HEADERS and the CONTINUATION frames after
 // it. It finds wrong what http2.Framer with ReadMetaHeaders does, whose errors
-// it returns, and makes nothing anew for each block but the strings: the
+// it returns but for one, and makes nothing anew for each block but the strings: the
 // decoding of blocks was half of what a stream allocated.
 type blockReader struct {
 	hpack *hpack.Decoder
@@ -110,7 +110,9 @@ func (b *blockReader) opening(p []byte) (fragment, rest []byte, err error) {
 		fragment = fragment[5:]
 	}
 	if pad > len(fragment) {
-		return nil, nil, http2.StreamError{StreamID: b.block.id, Code: http2.ErrCodeProtocol}
+		// Not of the stream alone, as http2.Framer has it: a block that is not
+		// decoded leaves the table out of step with the peer's.
+		return nil, nil, http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	return fragment[:len(fragment)-pad], rest, nil
 }

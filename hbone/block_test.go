@@ -13,6 +13,24 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+// overpadded reports whether a HEADERS frame claims more padding than it has
+// (RFC 9113 section 6.2).
+func overpadded(p []byte) bool {
+	fragment, _ := cutFrame(p)
+	if p[4]&flagPadded == 0 || len(fragment) == 0 || binary.BigEndian.Uint32(p[5:])&maxStreamID == 0 {
+		return false
+	}
+	pad := int(fragment[0])
+	fragment = fragment[1:]
+	if p[4]&flagPriority != 0 {
+		if len(fragment) < 5 {
+			return false
+		}
+		fragment = fragment[5:]
+	}
+	return pad > len(fragment)
+}
+
 // FuzzHeaderBlock holds blockReader against http2.Framer: of any sequence of
 // HEADERS and CONTINUATION frames both make the same fields, or the same error.
 // The dynamic table goes on from block to block.
@@ -56,6 +74,12 @@ func FuzzHeaderBlock(f *testing.F) {
 			feed.Reset(in[:n])
 			wantFrame, wantErr := framer.ReadFrame()
 			h, err := b.read(in[:n])
+			if overpadded(in) {
+				if err != http2.ConnectionError(http2.ErrCodeProtocol) {
+					t.Fatalf("more padding than frame: error %v", err)
+				}
+				return // http2.Framer goes on, with its table out of step
+			}
 			in = in[n:]
 			if errorOf(err) != errorOf(wantErr) {
 				t.Fatalf("error %v, http2.Framer has %v", err, wantErr)
