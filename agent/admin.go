@@ -25,7 +25,7 @@ GET  /why?src=…&dst=…                 what would become of a connection: adi
 GET  /logging                         the log level
 POST /logging?level=debug             change it: debug, info, warn, error
 POST /certificates/rotate?id=spiffe…  fetch a new certificate now
-POST /quitquitquit                    stop softly, as on SIGTERM
+POST /quitquitquit                    stop softly, as on SIGTERM; not on Kubernetes
 GET  /debug/pprof/                    profiles
 `
 
@@ -119,6 +119,12 @@ func (a *Agent) rotate(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) quit(w http.ResponseWriter, _ *http.Request) {
+	if a.kube != nil {
+		// The loopback of a node is that of every pod on its network, whoever it
+		// runs as, and a node whose agent stops has captured pods without one.
+		http.Error(w, "an agent on Kubernetes is stopped by deleting its pod", http.StatusForbidden)
+		return
+	}
 	fmt.Fprintln(w, "stopping; live connections may end within", a.cfg.DrainTimeout)
 	a.stop(errQuit)
 }
