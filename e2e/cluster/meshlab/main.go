@@ -161,7 +161,7 @@ func WaitInstalled(ctx context.Context) error {
 
 // Uninstall deletes what [Install] applied, and waits until it is gone.
 func Uninstall(ctx context.Context) error {
-	_, err := current.Kubectl(ctx, "delete", "-k", Overlay, "--wait=true", "--timeout=180s")
+	_, err := current.Kubectl(ctx, "delete", "-k", Overlay, "--ignore-not-found", "--wait=true", "--timeout=180s")
 	return err
 }
 

@@ -79,6 +79,7 @@ func Eventually(t *testing.T, why string, ok func() error) {
 func Within(t *testing.T, limit time.Duration, why string, ok func() error) {
 	t.Helper()
 	// Each try costs the API server something; the machine is small.
+	began := time.Now()
 	var next time.Time
 	var last error
 	err := testbed.Poll(t.Context(), limit, func() error {
@@ -93,6 +94,7 @@ func Within(t *testing.T, limit time.Duration, why string, ok func() error) {
 		Dump(t)
 		t.Fatalf("%s: %v", why, err)
 	}
+	t.Logf("%5.1f s until %s", time.Since(began).Seconds(), why)
 }
 
 // Dump writes the state of the mesh to the test's log.

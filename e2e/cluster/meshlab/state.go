@@ -95,9 +95,6 @@ func NodeState(ctx context.Context, n *cluster.Node) (map[string]string, error) 
 			return nil, err
 		}
 		at := fmt.Sprintf("pod %s (%s)", pod.Ref(), pod.UID)
-		for k, v := range p.Annotations {
-			state[at+" annotation "+k] = v
-		}
 		state[at+" finalizers"] = strings.Join(p.Finalizers, " ")
 		if err := network(ctx, state, at, pod.InNetns); err != nil {
 			return nil, err

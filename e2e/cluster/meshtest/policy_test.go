@@ -22,8 +22,12 @@ func TestWhy(t *testing.T) {
 	wantWhy(t, client.Ref(), server.Ref()+":9000", "connects", "mTLS", "")
 	wantWhy(t, client.Ref(), "service/"+ns+"/server:9000", "connects", "mTLS", "")
 	client.Reach(t, "server:9000")
+	wire := meshlab.Wire(t)
 	wantWhy(t, outsider.Ref(), server.Ref()+":9000", "connects", "plaintext", "")
 	outsider.Reach(t, server.At(9000))
+	if len(wire.Plaintext(outsider.IP4())) == 0 {
+		t.Error("a plaintext connection between the nodes is not seen on the wire; then the absence of others proves nothing")
+	}
 	wantWhy(t, client.Ref(), outsider.Ref()+":9000", "connects", "plaintext", "")
 	client.Reach(t, outsider.At(9000))
 

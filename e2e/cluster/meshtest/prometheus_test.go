@@ -25,7 +25,7 @@ func TestPrometheus(t *testing.T) {
 		t.Fatalf("%v; `apt-get install prometheus`", err)
 	}
 	ns := meshlab.Namespace(t, true)
-	client, server := pair(t, ns)
+	client, _ := pair(t, ns)
 	client.Reach(t, "server:9000")
 
 	startPrometheus(t, binary)
@@ -94,7 +94,6 @@ func TestPrometheus(t *testing.T) {
 		}
 		return nil
 	})
-	_ = server
 }
 
 func startPrometheus(t *testing.T, binary string) {

@@ -17,6 +17,11 @@ func TestUninstall(t *testing.T) {
 	early := meshlab.Start(t, ns, meshlab.PodSpec{Name: "early", Node: far})
 	wantCaptured(t, early) // by the plugin, with this installation
 	afterwards(t, meshlab.Install)
+	// The agents first: they take off what they wrote to the pods while they may.
+	meshlab.Kubectl(t, "-n", meshlab.System, "delete", "daemonset", "adit-agent", "--cascade=foreground", "--timeout=120s")
+	if p := meshlab.Get(t, ns, "early"); len(p.Annotations) > 0 {
+		t.Errorf("%s has annotations after the agents have gone: %v", early.Ref(), p.Annotations)
+	}
 	if err := meshlab.Uninstall(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -34,6 +39,7 @@ func TestUninstall(t *testing.T) {
 	wantCaptured(t, client, server, load.Pod, early)
 	client.Reach(t, server.At(9000))
 	load.Progress(t, 10)
+	// All at once, permissions included: what is left is an annotation that says what was.
 	if err := meshlab.Uninstall(t.Context()); err != nil {
 		t.Fatal(err)
 	}
