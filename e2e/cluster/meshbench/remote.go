@@ -79,14 +79,14 @@ func (b *bench) others(ctx context.Context) (err error) {
 // makeOthers creates services of ten pods each, on nodes that have no object either.
 func (b *bench) makeOthers(ctx context.Context) error {
 	for i := range remoteNamespaces {
-		if err := b.namespace(ctx, team(i), true, accounts); err != nil {
+		if err := b.namespace(ctx, teamOf(i), true, accounts); err != nil {
 			return err
 		}
 	}
 	var done atomic.Int32
 	perService := (b.cfg.remote + b.cfg.services - 1) / b.cfg.services
 	return each(ctx, b.cfg.services, 16, func(ctx context.Context, s int) error {
-		ns, name := team(s%remoteNamespaces), fmt.Sprintf("service-%d", s)
+		ns, name := teamOf(s), fmt.Sprintf("service-%d", s)
 		svc := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{noProxy: "none"}},
 			Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}}},
@@ -120,7 +120,10 @@ func (b *bench) makeOthers(ctx context.Context) error {
 // noProxy makes kube-proxy leave a service alone; an agent takes it as any other.
 const noProxy = "service.kubernetes.io/service-proxy-name"
 
-func team(i int) string { return fmt.Sprintf(ours+"team-%d", i) }
+// team starts the names of the namespaces of remote pods.
+const team = ours + "team-"
+
+func teamOf(i int) string { return fmt.Sprint(team, i%remoteNamespaces) }
 
 // remotePod is as large as a pod usually is.
 func remotePod(service string, n int, ns string) *corev1.Pod {

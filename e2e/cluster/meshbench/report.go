@@ -33,8 +33,7 @@ type report struct {
 	When    time.Time `json:"when"`
 	Seconds float64   `json:"seconds"`
 	// Load is the machine's load average over a minute, at the start and at the end.
-	Load  [2]float64 `json:"load"`
-	Notes []string   `json:"notes"`
+	Load [2]float64 `json:"load"`
 }
 
 func newReport() *report {
@@ -67,10 +66,6 @@ func (w *row) against(what string, v []float64) {
 	}
 }
 
-func (r *report) note(format string, args ...any) {
-	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
-}
-
 func (r *report) writeJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -95,9 +90,6 @@ func (r *report) writeTable(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "\n%s, %s. The run took %.0f s; the load average was %.1f when it began and %.1f at its end.\n",
 		r.When.Format(time.DateOnly), r.Machine, r.Seconds, r.Load[0], r.Load[1])
-	for _, note := range r.Notes {
-		_, err = fmt.Fprintln(w, "Note:", note)
-	}
 	return err
 }
 

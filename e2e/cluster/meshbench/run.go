@@ -19,7 +19,7 @@ import (
 )
 
 type config struct {
-	name, root         string
+	name               string
 	keep               bool
 	rounds, pods, made int
 	remote, services   int
