@@ -2,7 +2,9 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -54,6 +56,10 @@ const (
 	maxRepairPause = 5 * time.Second
 )
 
+// teardownTime is how long lo may be down before that is reported: runtimes take it down first when a pod ends,
+// and everything else a moment later.
+const teardownTime = 2 * time.Second
+
 // Run keeps the namespace as it should be: it compares all of it at intervals, and at once when the kernel
 // reports a change to the rules or the routes. Repairs are logged and handed to OnRepair. It returns nil when
 // ctx ends, or when the Pod is removed or detached.
@@ -69,12 +75,15 @@ func (r *reconciler) run(ctx context.Context, w *watch, verify func() (repairs [
 	defer tick.Stop()
 	var pause time.Duration
 	var last time.Time
+	var down time.Time         // since when lo is
+	var again <-chan time.Time // to see whether it still is
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-w.changed:
+		case <-again:
 		}
 		if time.Since(last) > 10*maxRepairPause {
 			pause = 0
@@ -86,7 +95,15 @@ func (r *reconciler) run(ctx context.Context, w *watch, verify func() (repairs [
 		if !open {
 			return nil
 		}
+		if !slices.ContainsFunc(repairs, loopbackDown) {
+			down, again = time.Time{}, nil
+		} else if down.IsZero() {
+			down, again = time.Now(), time.After(teardownTime)
+		}
 		for _, found := range repairs {
+			if loopbackDown(found) && time.Since(down) < teardownTime {
+				continue
+			}
 			if found.Kind == RepairTable {
 				by := w.authorIn(ctx, found.span)
 				found.PID, found.Comm = by.pid, by.comm
@@ -99,6 +116,8 @@ func (r *reconciler) run(ctx context.Context, w *watch, verify func() (repairs [
 		}
 	}
 }
+
+func loopbackDown(r Repair) bool { return errors.Is(r.Err, errLoopbackDown) }
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

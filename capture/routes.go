@@ -125,6 +125,9 @@ func (r *routes) ensureFamily(f family) (added []string, err error) {
 	return added, nil
 }
 
+// errLoopbackDown is worth a sentinel because it is also how the end of a pod begins.
+var errLoopbackDown = errors.New("lo is down")
+
 // checkLoopback makes sure of what redirects and app legs presume. The kernel takes the route without it.
 func (r *routes) checkLoopback() error {
 	link, err := r.handle.LinkByIndex(lo)
@@ -134,7 +137,7 @@ func (r *routes) checkLoopback() error {
 	if flags := link.Attrs().Flags; flags&net.FlagLoopback == 0 {
 		return fmt.Errorf("interface 1 in network namespace %s is %s, not lo: the namespace cannot be captured", r.netns, link.Attrs().Name)
 	} else if flags&net.FlagUp == 0 {
-		return fmt.Errorf("lo is down in network namespace %s; bring it up with `nsenter --net=%s ip link set lo up`", r.netns, r.netns.path())
+		return fmt.Errorf("%w in network namespace %s; bring it up with `nsenter --net=%s ip link set lo up`", errLoopbackDown, r.netns, r.netns.path())
 	}
 	return nil
 }
