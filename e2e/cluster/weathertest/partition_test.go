@@ -25,7 +25,9 @@ func cutOff(t *testing.T, name string) (again func()) {
 	}
 	must(t, nft("add table inet "+table+"; "+
 		"add chain inet "+table+" out { type filter hook output priority -150; }; "+ // ahead of kube-proxy's rules
-		"add rule inet "+table+" out ip daddr 10.96.0.1 tcp dport 443 drop"))
+		"add rule inet "+table+" out ip daddr 10.96.0.1 tcp dport 443 drop; "+
+		"add chain inet "+table+" in { type filter hook input priority 200; }; "+
+		"add rule inet "+table+" in ip saddr 10.96.0.1 tcp sport 443 drop"))
 	cut := true
 	again = func() {
 		if cut {
@@ -50,6 +52,9 @@ func reserve(t *testing.T, on string, addrs []netip.Addr) {
 			return nil
 		})
 		must(t, os.WriteFile(fmt.Sprintf("%s/last_reserved_ip.%d", dir, i), []byte(a.Prev().String()), 0o644))
+		// The node goes on sending to the dead pod's hardware address for most of a minute otherwise.
+		_, err := node(on).Exec(t.Context(), "/sbin/ip", "neigh", "flush", "to", a.String())
+		must(t, err)
 	}
 }
 
