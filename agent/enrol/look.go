@@ -352,7 +352,7 @@ func (e *Enrol) takeFound(pod *kube.LocalPod, n namespace, netns *os.File, relea
 	s.witness, s.release, s.listed = n.pid, release, true
 	e.change(func() (left []*sandbox) {
 		old := e.sandboxes[pod.UID]
-		if _, ended := e.ended[n.inode]; ended || old != nil && old.born >= s.born {
+		if e.quarantined(n.inode) || old != nil && old.born >= s.born {
 			_ = netns.Close()
 			return nil
 		}
@@ -366,6 +366,12 @@ func (e *Enrol) takeFound(pod *kube.LocalPod, n namespace, netns *os.File, relea
 func (e *Enrol) hasEnded(inode uint64) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, ended := e.ended[inode]
-	return ended
+	return e.quarantined(inode)
+}
+
+// quarantined reports whether the end of a namespace has just been announced. Its
+// number is soon another's. e.mu is held.
+func (e *Enrol) quarantined(inode uint64) bool {
+	at, ended := e.ended[inode]
+	return ended && time.Since(at) <= quarantine
 }

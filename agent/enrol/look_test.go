@@ -254,6 +254,18 @@ func (p proc) add(pid int, ns *lab.Namespace, cgroup string, start int) {
 	}
 }
 
+// The number of a namespace that has ended is another's in time.
+func TestQuarantineEnds(t *testing.T) {
+	e := New(Config{})
+	now := time.Now()
+	e.ended[1], e.ended[2] = now, now.Add(-quarantine-time.Second)
+	for inode, want := range map[uint64]bool{1: true, 2: false, 3: false} {
+		if got := e.hasEnded(inode); got != want {
+			t.Errorf("namespace %d is taken to be ending: %t, want %t", inode, got, want)
+		}
+	}
+}
+
 // Several nodes share a PID namespace, processes are half gone, cgroups are of
 // any kind.
 func TestScan(t *testing.T) {
