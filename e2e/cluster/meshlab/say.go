@@ -94,7 +94,9 @@ func Within(t *testing.T, limit time.Duration, why string, ok func() error) {
 		Dump(t)
 		t.Fatalf("%s: %v", why, err)
 	}
-	t.Logf("%5.1f s until %s", time.Since(began).Seconds(), why)
+	if took := time.Since(began); took > time.Second {
+		t.Logf("%5.1f s until %s", took.Seconds(), why)
+	}
 }
 
 // Dump writes the state of the mesh to the test's log.
