@@ -49,6 +49,8 @@ func eligible(p *pod, reason, root string, self PodRef, runtimes map[string]stri
 		return false, "it is this agent"
 	case (p.namespace == self.Namespace || p.namespace == root) && p.in(partOf):
 		return false, "it is part of adit, which the mesh depends on"
+	case t.serviceAccount == "":
+		return false, "kubelet made it from a file, so it has no service account and can have no identity"
 	case t.sidecar:
 		return false, "it has an Istio sidecar (annotation sidecar.istio.io/status)"
 	}

@@ -28,7 +28,7 @@ func TestLookupBeforeTheWatch(t *testing.T) {
 apiVersion: v1
 kind: Pod
 metadata: {namespace: early, name: web}
-spec: {nodeName: `+here+`, containers: [{name: c, image: x}]}`)
+spec: {nodeName: `+here+`, serviceAccountName: web, containers: [{name: c, image: x}]}`)
 	l, err := r.Lookup(t.Context(), PodRef{Namespace: "early", Name: "web"})
 	if err != nil || !l.Enrol || l.UID == "" || len(l.IPs) != 0 {
 		t.Fatalf("lookup: %+v, %v", l, err)

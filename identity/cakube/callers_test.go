@@ -219,7 +219,7 @@ func TestPodIndex(t *testing.T) {
 	has("scheduled later", "node-b", "late", true)
 	x.Replace([]any{pod("default", "new", "", "node-c", corev1.PodRunning)}, "")
 	has("not in the new list", "node-b", "late", false)
-	has("without a name it is default", "node-c", "default", true)
+	has("without a name it has none", "node-c", "default", false)
 	x.Delete(pod("default", "new", "", "node-c", corev1.PodRunning))
 	if len(x.pods) != 0 || len(x.counts) != 0 {
 		t.Errorf("%d pods and %d counts are left of none", len(x.pods), len(x.counts))

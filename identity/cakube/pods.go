@@ -120,9 +120,12 @@ func (x *podIndex) putLocked(obj any) {
 	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return
 	}
+	// Admission gives every pod a service account but those that mirror a file of
+	// kubelet's. A kubelet may make such in any namespace: were they taken for the
+	// default account's, a node could be default in all of them.
 	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
+	if account == "" || pod.Annotations[corev1.MirrorPodAnnotationKey] != "" {
+		return
 	}
 	key := podKey{unique.Make(pod.Spec.NodeName), unique.Make(pod.Namespace), unique.Make(account)}
 	x.pods[types.UID(strings.Clone(string(pod.UID)))] = key
