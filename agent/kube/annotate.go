@@ -10,6 +10,7 @@ import (
 
 	"istio.io/api/annotation"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -32,6 +33,29 @@ func (s *Source) Annotate(ref PodRef, state string) {
 		// written even if it seems right already.
 		s.annotator.put(annotationWrite{key: k, uid: p.uid, state: state})
 	})
+}
+
+// takeBack removes what an earlier agent, or the same before its node was started
+// anew, said of pods that are not to be captured: peers open tunnels to them for
+// as long as it is there. Of those that this agent has captured it says so
+// itself, once it has let go.
+func (s *Source) takeBack() {
+	var stale []PodRef
+	w := s.world
+	w.mu.Lock()
+	for k := range w.localPods {
+		p := w.pods[k]
+		if _, told := w.captured[p.uid]; told || p.redirection == notRedirected || p.template.Value().sidecar {
+			continue
+		}
+		if enrol, _ := w.decide(p); !enrol {
+			stale = append(stale, p.ref())
+		}
+	}
+	w.mu.Unlock()
+	for _, ref := range stale {
+		s.Annotate(ref, "")
+	}
 }
 
 // Flush waits until what Annotate was told has been written, or given up
@@ -135,7 +159,11 @@ func (a *annotator) run(ctx context.Context) {
 				again = true
 				a.failed.Add(1)
 				a.log.Debug("the annotation of a pod cannot be written; trying again", "pod", w.String(), "error", err)
-				break // the others would meet the same
+				if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown || apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) {
+					break // no answer: the others would meet the same
+				}
+				// What the server says is of this pod alone: an admission webhook
+				// may not like it.
 			}
 			if !sleep(ctx, writePace) {
 				return

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -121,13 +122,30 @@ func (a *api) has(ctx context.Context, resource schema.GroupVersionResource) (bo
 	}
 	i := slices.IndexFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == resource.Group })
 	if i < 0 || !slices.ContainsFunc(groups.Groups[i].Versions, func(v metav1.GroupVersionForDiscovery) bool { return v.Version == resource.Version }) {
-		return false, nil
+		return a.served(ctx, resource)
 	}
 	var resources metav1.APIResourceList
 	if err := a.getJSON(ctx, "/apis/"+resource.Group+"/"+resource.Version, &resources); err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == resource.Resource }), nil
+	if slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Name == resource.Resource }) {
+		return true, nil
+	}
+	return a.served(ctx, resource)
+}
+
+// served asks for the objects of a kind that discovery does not name. An API
+// server that starts names its custom kinds only once it has read them, and says
+// 404 of one only when it has: until then it is unavailable.
+func (a *api) served(ctx context.Context, resource schema.GroupVersionResource) (bool, error) {
+	_, err := a.dynamic.Resource(resource).List(ctx, metav1.ListOptions{Limit: 1})
+	switch {
+	case err == nil:
+		return true, nil
+	case apierrors.IsNotFound(err):
+		return false, nil
+	}
+	return false, err
 }
 
 func (a *api) getJSON(ctx context.Context, path string, into any) error {

@@ -160,6 +160,7 @@ func (s *Source) flush() {
 	s.apply(s.store, u)
 	if done.local {
 		s.local.set(s.world.localList())
+		s.takeBack()
 	}
 	if done.policies {
 		signal(s.status.wake)

@@ -86,6 +86,11 @@ func ConvertPeer(o Object) Peer {
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		n, err := strconv.ParseUint(name, 10, 16)
 		if err != nil || n == 0 {
+			if p.mode(ports[name], "portLevelMtls "+name) == Strict {
+				problem("portLevelMtls: %q is not a port: taken as STRICT on all ports", name)
+				p.Mode, p.Malformed = Strict, true
+				return p
+			}
 			problem("portLevelMtls: %q is not a port: left out", name)
 			continue
 		}
