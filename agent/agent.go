@@ -73,6 +73,10 @@ func New(cfg Config, opt Options) (*Agent, error) {
 	return &Agent{cfg: cfg, opt: opt, log: opt.Logger, ready: newReadiness()}, nil
 }
 
+// addressQuarantine is longer than a kubelet takes to end a pod that was deleted
+// by force, and than the API server may be away.
+const addressQuarantine = 5 * time.Minute
+
 // errQuit ends an agent by POST /quitquitquit.
 var errQuit = errors.New("asked to quit on the admin port")
 
@@ -226,6 +230,9 @@ func (a *Agent) build(accessLog io.Writer) error {
 
 	a.store = mesh.NewStore()
 	a.store.Node = a.cfg.NodeName
+	if a.kube != nil {
+		a.store.Quarantine = addressQuarantine
+	}
 	if a.cfg.World.File != "" || a.kube != nil {
 		// Before the world is loaded: what the kernel lacks is one message
 		// now, not one for each pod for ever.

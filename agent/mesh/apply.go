@@ -18,6 +18,7 @@ type draft struct {
 	edit    *edit
 	isLocal func(*Workload) bool
 	changed bool
+	left    []former // addresses that nobody has any more
 
 	members  map[NamespacedHostname]map[string]*Workload // by uid; nil = gone
 	services map[NamespacedHostname]bool                 // to put together again
@@ -91,6 +92,7 @@ func (d *draft) putWorkload(w *Workload) {
 		others = append(slices.Clone(others), w)
 		slices.SortStableFunc(others, func(a, b *Workload) int { return cmp.Compare(claim(b), claim(a)) })
 		d.byAddr.set(d.edit, a, others)
+		d.former.delete(d.edit, a)
 	}
 	if d.isLocal(w) {
 		d.local.set(d.edit, w.UID, w)
@@ -113,6 +115,9 @@ func (d *draft) removeWorkload(uid string) {
 		others = without(others, w)
 		if len(others) == 0 {
 			d.byAddr.delete(d.edit, a)
+			if w.Protocol == HBONE {
+				d.left = append(d.left, former{at: a, who: w.String()})
+			}
 		} else {
 			d.byAddr.set(d.edit, a, others)
 		}

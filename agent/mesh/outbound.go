@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // hbonePort is the port on which peers take HBONE.
@@ -54,6 +55,9 @@ func (o *outbound) decide() Route {
 func (o *outbound) toAddress(svc *Service) Route {
 	w := o.workloadAt(o.target())
 	if w == nil {
+		if f, ok := o.former.get(o.target()); ok && time.Now().Before(f.until) {
+			return refuse(svc, "%s was the address of %s, which is gone; whose it is now is not known, and plaintext is not sent there", f.at.Addr, f.who)
+		}
 		return Route{Kind: RoutePassthrough, Service: svc, Hops: []Hop{{Protocol: TCP, Dial: o.dst}}}
 	}
 	if w.Waypoint != nil && !o.isGateway(*w.Waypoint) {

@@ -16,6 +16,7 @@ import (
 type snapshot struct {
 	workloads pmap[string, *Workload]            // by uid
 	byAddr    pmap[NetworkAddress, []*Workload]  // best claim first
+	former    pmap[NetworkAddress, former]       // addresses in quarantine
 	local     pmap[string, *Workload]            // by uid
 	services  pmap[NamespacedHostname, *service] // with their endpoints
 	byHost    pmap[string, []NamespacedHostname] // first come first

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/adit-mesh/adit/agent/policy"
 )
@@ -45,10 +46,17 @@ type Store struct {
 	// Random returns a uniform number in [0, n). nil = math/rand/v2. It is
 	// called concurrently. Set before use.
 	Random func(n uint64) uint64
+	// Quarantine is for how long an address that nobody has any more is refused
+	// to pods of this node, if whoever had it last took HBONE: his processes may
+	// outlive him, and whoever gets the address next may not be known yet, and
+	// neither is to be talked to in plaintext for not being known. 0 = such an
+	// address is like any other of which nothing is known. Set before use.
+	Quarantine time.Duration
 
 	current atomic.Pointer[snapshot]
 
 	writing sync.Mutex // one writer at a time
+	leaving []former   // in the order of their ends; guarded by writing
 
 	subscriberMu sync.Mutex
 	subscribers  map[chan struct{}]struct{}
@@ -161,6 +169,7 @@ func (s *Store) publish(p prepared, workloads []string, services []NamespacedHos
 	if !d.changed {
 		return
 	}
+	s.quarantine(d, time.Now())
 	s.current.Store(d.finish())
 	s.notify()
 }
