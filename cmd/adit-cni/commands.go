@@ -21,9 +21,6 @@ const (
 	addPatience  = 10 * time.Second // about a restart
 	delTimeout   = 3 * time.Second  // the pod has ended; nobody waits for us
 	checkTimeout = 5 * time.Second
-	// A runtime that hears of a plugin out of order reports its node as not
-	// ready. An agent that restarts is not worth that.
-	statusPatience = 5 * time.Second
 )
 
 // add lets the pod start once the agent has captured it, or said that it is not
@@ -94,18 +91,14 @@ func check(args *skel.CmdArgs) error {
 // gc has nothing to do: the plugin keeps nothing.
 func gc(*skel.CmdArgs) error { return nil }
 
-// status says whether pods can be added.
+// status says whether pods can be added, as far as the configuration goes. It does
+// not ask the agent: a runtime that hears of a plugin out of order reports its node
+// as not ready, upon which all pods of the node, of no mesh too, leave their
+// services. An agent that is being upgraded is not worth that, and the pods that
+// wait for it say so in their events.
 func status(args *skel.CmdArgs) error {
-	c, err := parseConfig(args.StdinData)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*statusPatience)
-	defer cancel()
-	if err := ask.Agent(ctx, c.Socket, statusPatience, ask.Request{Command: ask.Status}, nil); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, away, err.Error())
-	}
-	return nil
+	_, err := parseConfig(args.StdinData)
+	return err
 }
 
 const away = "adit-cni: the mesh agent of this node does not answer, and pods do not start without it; " +
