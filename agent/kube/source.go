@@ -85,6 +85,7 @@ func New(cfg Config) (*Source, error) {
 		clusterID: cfg.ClusterID, root: cfg.RootNamespace, network: cfg.Network, self: cfg.Self,
 	}, cfg.Logger)
 	s.kind = s.kinds()
+	s.uninstall.state = newKindState(nameOf(daemonSets), true)
 	s.status.wake = make(chan struct{}, 1)
 	s.annotator = newAnnotator(a, s.log)
 	s.events = newEventWriter(a, cfg.NodeName, s.log)
