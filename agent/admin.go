@@ -47,12 +47,16 @@ func (a *Agent) adminHandler() http.Handler {
 	return localOnly(mux)
 }
 
-// localOnly keeps web pages out. A browser on this machine can be made to ask
-// any loopback port, but it names the page's site in Host or Origin.
+// localOnly keeps web pages and other users out. A browser on this machine can be
+// made to ask any loopback port, but it names the page's site in Host or Origin.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !loopbackHost(r.Host) || r.Header.Get("Origin") != "" {
 			http.Error(w, "this interface is for operators on this machine: use http://127.0.0.1", http.StatusForbidden)
+			return
+		}
+		if err := mayCommand(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -43,7 +43,8 @@ type Config struct {
 	AccessLog AccessLogConfig `yaml:"accessLog"`
 
 	// Admin is the address of the operator's interface: configuration dump, live
-	// connections, log level, profiles, stop. It must be a loopback address. ""
+	// connections, log level, profiles, stop. It must be a loopback address, and
+	// only root and the agent's own user are answered. ""
 	// turns it off. Default: 127.0.0.1:15000.
 	Admin string `yaml:"admin"`
 	// Metrics is the address of /metrics. "" turns it off. Default: ":15020".

@@ -64,6 +64,9 @@ func (a *Agent) listenServers() (*servers, error) {
 			MaxHeaderBytes: 16 << 10,
 			ErrorLog:       slog.NewLogLogger(a.log.With("part", want.name).Handler(), slog.LevelDebug),
 		}})
+		if want.name == "admin" {
+			srv.list[len(srv.list)-1].s.ConnContext = withCaller
+		}
 	}
 	return srv, nil
 }
