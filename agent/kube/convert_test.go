@@ -18,6 +18,9 @@ func TestDecide(t *testing.T) {
 	class := func(name string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name }
 	}
+	in := func(namespace string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Namespace = namespace }
+	}
 	own := func(p *corev1.Pod) { p.Namespace, p.Name = "adit-system", "adit-agent-x" }
 	for _, tt := range []struct {
 		name      string
@@ -38,6 +41,9 @@ func TestDecide(t *testing.T) {
 		{name: "this agent", namespace: "ambient", edit: []func(*corev1.Pod){own}, reason: "this agent"},
 		{name: "the CA", namespace: "ambient", edit: []func(*corev1.Pod){func(p *corev1.Pod) { p.Namespace = "adit-system" }, labelled("app.kubernetes.io/part-of", "adit")}, reason: "part of adit"},
 		{name: "somebody else by that label", namespace: "ambient", edit: []func(*corev1.Pod){labelled("app.kubernetes.io/part-of", "adit")}, enrol: true, reason: "namespace label"},
+		{name: "a namespace that is excluded, for all its label", namespace: "ambient", edit: []func(*corev1.Pod){in("kube-system")}, reason: "excluded by cni.excludeNamespaces"},
+		{name: "and for all the pod's", edit: []func(*corev1.Pod){in("kube-system"), labelled(dataplaneMode, "ambient")}, reason: "excluded by cni.excludeNamespaces"},
+		{name: "nobody has asked for it", edit: []func(*corev1.Pod){in("kube-system")}, reason: "neither"},
 		{name: "kata by name", namespace: "ambient", edit: []func(*corev1.Pod){class("kata-qemu")}, reason: "kata-qemu"},
 		{name: "gvisor by name", namespace: "ambient", edit: []func(*corev1.Pod){class("gvisor")}, reason: "gvisor"},
 		{name: "runsc by handler", namespace: "ambient", edit: []func(*corev1.Pod){class("secure")}, reason: "secure (handler runsc)"},
@@ -48,8 +54,8 @@ func TestDecide(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := aPod("shop", "web", here, "10.0.0.1", tt.edit...)
-			enrol, reason := decide(newPod(p, true), tt.namespace, true, "adit-system",
-				PodRef{"adit-system", "adit-agent-x", "uid-of-adit-agent-x"}, map[string]string{"secure": "runsc", "gvisor-was-here": "runc"})
+			s := settings{root: "adit-system", self: PodRef{"adit-system", "adit-agent-x", "uid-of-adit-agent-x"}, excluded: []string{"kube-system", "adit-system"}}
+			enrol, reason := s.judge(newPod(p, true), tt.namespace, true, map[string]string{"secure": "runsc", "gvisor-was-here": "runc"})
 			if enrol != tt.enrol || !strings.Contains(reason, tt.reason) {
 				t.Errorf("%v: %s; want %v, with %q", enrol, reason, tt.enrol, tt.reason)
 			}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,10 +18,10 @@ var partOf = labelSet("\x00app.kubernetes.io/part-of\x01adit\x00")
 // the labels ask for, then what stands against it.
 func (w *world) decide(p *pod) (enrol bool, reason string) {
 	mode, known := w.namespaceMode(p.namespace)
-	return decide(p, mode, known, w.root, w.self, w.runtimes)
+	return w.judge(p, mode, known, w.runtimes)
 }
 
-func decide(p *pod, namespaceMode string, namespaceKnown bool, root string, self PodRef, runtimes map[string]string) (bool, string) {
+func (s *settings) judge(p *pod, namespaceMode string, namespaceKnown bool, runtimes map[string]string) (bool, string) {
 	t := p.template.Value()
 	switch {
 	case ended(p.phase):
@@ -30,25 +31,27 @@ func decide(p *pod, namespaceMode string, namespaceKnown bool, root string, self
 		return false, reason
 	case t.mode == modeAmbient:
 		reason := "pod label " + dataplaneMode + "=" + modeAmbient
-		return eligible(p, reason, root, self, runtimes)
+		return s.eligible(p, reason, runtimes)
 	case namespaceMode == modeAmbient:
 		reason := "namespace label " + dataplaneMode + "=" + modeAmbient
-		return eligible(p, reason, root, self, runtimes)
+		return s.eligible(p, reason, runtimes)
 	case !namespaceKnown:
 		return false, "the namespace is gone"
 	}
 	return false, "neither the pod nor its namespace has the label " + dataplaneMode + "=" + modeAmbient
 }
 
-func eligible(p *pod, reason, root string, self PodRef, runtimes map[string]string) (bool, string) {
+func (s *settings) eligible(p *pod, reason string, runtimes map[string]string) (bool, string) {
 	t := p.template.Value()
 	switch {
 	case t.hostNetwork:
 		return false, "hostNetwork: it shares the node's network, which is not captured"
-	case p.uid == self.UID && self.UID != "" || p.namespace == self.Namespace && p.name == self.Name && self.Name != "":
+	case p.uid == s.self.UID && s.self.UID != "" || p.namespace == s.self.Namespace && p.name == s.self.Name && s.self.Name != "":
 		return false, "it is this agent"
-	case (p.namespace == self.Namespace || p.namespace == root) && p.in(partOf):
+	case (p.namespace == s.self.Namespace || p.namespace == s.root) && p.in(partOf):
 		return false, "it is part of adit, which the mesh depends on"
+	case slices.Contains(s.excluded, p.namespace):
+		return false, "its namespace is excluded by cni.excludeNamespaces"
 	case t.serviceAccount == "":
 		return false, "kubelet made it from a file, so it has no service account and can have no identity"
 	case t.sidecar:

@@ -104,7 +104,7 @@ func (s *Source) known(ref PodRef) (LocalPod, knowledge, bool) {
 		return LocalPod{}, knowledge{}, false
 	}
 	// Would it be captured if its namespace were labelled?
-	would, _ := decide(p, modeAmbient, true, w.root, w.self, w.runtimes)
+	would, _ := w.judge(p, modeAmbient, true, w.runtimes)
 	return w.localPod(p), knowledge{byLabel: would}, true
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,9 @@ type Config struct {
 	RootNamespace string
 	// Network is the network of the cluster's addresses, usually "".
 	Network string
+	// ExcludeNamespaces are those whose pods are never captured, whatever their
+	// labels ask for. It must be the same on all nodes: peers dial by it.
+	ExcludeNamespaces []string
 	// Self is the pod of this agent, the UID may be ""; the zero PodRef outside a
 	// cluster.
 	Self   PodRef
@@ -83,6 +87,7 @@ func New(cfg Config) (*Source, error) {
 	s.world = newWorld(settings{
 		node: cfg.NodeName, trustDomain: cfg.TrustDomain, clusterDomain: cfg.ClusterDomain,
 		clusterID: cfg.ClusterID, root: cfg.RootNamespace, network: cfg.Network, self: cfg.Self,
+		excluded: slices.Clone(cfg.ExcludeNamespaces),
 	}, cfg.Logger)
 	s.kind = s.kinds()
 	s.uninstall.state = newKindState(nameOf(daemonSets), true)

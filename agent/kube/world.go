@@ -52,6 +52,7 @@ type world struct {
 type settings struct {
 	node, trustDomain, clusterDomain, clusterID, root, network string
 	self                                                       PodRef
+	excluded                                                   []string // namespaces
 }
 
 // marks are what has to be built again.

@@ -94,6 +94,7 @@ func TestProtocol(t *testing.T) {
 		mode      string // of the namespace
 		edit      []func(*corev1.Pod)
 		peer      string
+		exclude   string // a namespace
 		told      string // by Annotate
 		want      mesh.Protocol
 		wantAfter mesh.Protocol
@@ -105,6 +106,7 @@ func TestProtocol(t *testing.T) {
 		{name: "pending is not captured", mode: "ambient", edit: []func(*corev1.Pod){annotated("ambient.istio.io/redirection", "pending")}, want: mesh.TCP},
 		{name: "captured, no longer labelled: by tunnel until it is released", edit: []func(*corev1.Pod){enabled}, want: mesh.HBONE},
 		{name: "STRICT, but never captured: a sidecar", mode: "ambient", edit: []func(*corev1.Pod){sidecar}, peer: strict, want: mesh.TCP},
+		{name: "STRICT, but never captured: its namespace is excluded", mode: "ambient", exclude: "shop", peer: strict, want: mesh.TCP},
 		{name: "STRICT without a label", peer: strict, want: mesh.TCP},
 		{name: "STRICT on one port", mode: "ambient", peer: `{selector: {matchLabels: {app: web}}, portLevelMtls: {80: {mode: STRICT}}}`, want: mesh.HBONE},
 		{name: "PERMISSIVE", mode: "ambient", peer: permissive, want: mesh.TCP},
@@ -116,6 +118,7 @@ func TestProtocol(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
+			r.w.excluded = []string{tt.exclude}
 			r.put(aNamespace("shop", tt.mode), aPod("shop", "web", here, "10.0.0.1", tt.edit...))
 			if tt.peer != "" {
 				r.put(aPolicy(t, "PeerAuthentication", "shop", "default", tt.peer))
