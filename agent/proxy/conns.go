@@ -23,6 +23,7 @@ var (
 	ErrClosed        = errors.New("connection closed due to shutdown")
 	errHalfCloseIdle = errors.New("half-closed and idle")
 	errLost          = errors.New("connection lost after a half-close")
+	errJoined        = errors.New("a pod of the mesh has been given this address meanwhile, and is not connected to in plaintext")
 	errClientGone    = errors.New("client reset the connection while its destination was dialled")
 )
 

@@ -103,7 +103,20 @@ func (p *Proxy) dialTCP(ctx context.Context, pod *servedPod, route *mesh.Route, 
 		return upstream{}, fmt.Errorf("dial %s: %w", hop.Dial, err)
 	}
 	p.tel.ConnectLatency("tcp", time.Since(start))
+	if p.joinedMeanwhile(hop) {
+		_ = c.SetLinger(0)
+		c.Close()
+		return upstream{}, fmt.Errorf("dial %s: %w", hop.Dial, errJoined)
+	}
 	return upstream{tcp: c}, nil
+}
+
+// joinedMeanwhile reports whether the address of a plain TCP hop has become that
+// of another workload, of the mesh, while it was dialled: an address that nobody
+// has is dialled until somebody gets it.
+func (p *Proxy) joinedMeanwhile(hop *mesh.Hop) bool {
+	now := p.store.Workload(hop.Dial.Addr())
+	return now != nil && now.Protocol == mesh.HBONE && (hop.Workload == nil || hop.Workload.UID != now.UID)
 }
 
 func (p *Proxy) dialHBONE(ctx context.Context, pod *servedPod, self *mesh.Workload, route *mesh.Route, hop *mesh.Hop, info *telemetry.Info) (upstream, error) {
