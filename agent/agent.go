@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,6 +57,7 @@ type Agent struct {
 	ready    *readiness
 	registry *prometheus.Registry
 	stop     context.CancelCauseFunc // asks Run to end, while it runs
+	removed  atomic.Bool             // the API server says that this stop is a removal
 }
 
 // New returns an agent that will run with cfg. The error is a [*ConfigError].
@@ -162,6 +164,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // for requests that have begun; as long as it lasts, whoever connects is refused.
 const lameDuck = 2 * time.Second
 
+// askTimeout bounds the question to the API server whether a stop is a removal.
+const askTimeout = 2 * time.Second
+
 // lastMoment is a reason to stop that leaves what still lives lameDuck.
 type lastMoment struct{ why error }
 
@@ -178,6 +183,12 @@ func (a *Agent) linger(soft, asked context.Context) error {
 	defer deadline.Stop()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
+	if a.kube != nil {
+		// What the API server was last heard of may be older than this.
+		ctx, cancel := context.WithTimeout(soft, askTimeout)
+		a.removed.Store(a.kube.source.AskUninstalling(ctx))
+		cancel()
+	}
 	for a.proxy.LiveAll() > 0 {
 		if why := a.whyStop(asked); errors.Is(why, errRemoved) {
 			return why // the pods go on without us
@@ -196,7 +207,7 @@ func (a *Agent) linger(soft, asked context.Context) error {
 // whyStop is why the agent stops when its process is asked to: to be started
 // again, or for good.
 func (a *Agent) whyStop(ctx context.Context) error {
-	if a.kube != nil && a.kube.source.Uninstalling() {
+	if a.kube != nil && (a.removed.Load() || a.kube.source.Uninstalling()) {
 		return fmt.Errorf("adit is being removed from the cluster: %w", errRemoved)
 	}
 	return context.Cause(ctx)

@@ -45,10 +45,14 @@ func (a *Agent) newKubernetes() (*kubernetes, error) {
 		return nil, &ConfigError{Err: fmt.Errorf("world.kubernetes: %w", err)}
 	}
 	log := a.log.With("part", "kubernetes")
-	source, err := kube.New(kube.Config{
+	kcfg := kube.Config{
 		REST: rest, NodeName: a.cfg.NodeName, TrustDomain: a.cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain,
 		ClusterID: cfg.ClusterID, RootNamespace: cfg.RootNamespace, Self: a.opt.Self, Logger: log, Registerer: a.registry,
-	})
+	}
+	if a.cfg.CNI != nil {
+		kcfg.ExcludeNamespaces = a.cfg.CNI.ExcludeNamespaces
+	}
+	source, err := kube.New(kcfg)
 	if err != nil {
 		return nil, fmt.Errorf("world.kubernetes: %w", err)
 	}
