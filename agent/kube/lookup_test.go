@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/adit-mesh/adit/agent/mesh"
 )
@@ -186,6 +187,13 @@ spec: {nodeName: `+here+`, hostNetwork: true, containers: [{name: c, image: x}]}
 	eventually(t, "the DaemonSet is gone", r.Uninstalling)
 	s.apply(t, daemonSet)
 	eventually(t, "it was only replaced", func() bool { return !r.Uninstalling() })
+	s.delete(t, "apps/v1", "DaemonSet", "agents", "adit-agent")
+	eventually(t, "the DaemonSet is gone again", r.Uninstalling)
+	pods := s.client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("agents")
+	if _, err := pods.Patch(t.Context(), "adit-agent-1", types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its pods have been left to another", func() bool { return !r.Uninstalling() })
 	s.delete(t, "v1", "Namespace", "", "agents")
 	eventually(t, "the namespace is on its way", r.Uninstalling)
 }

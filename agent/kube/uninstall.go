@@ -19,13 +19,18 @@ type uninstall struct {
 }
 
 // Uninstalling reports whether this agent is being removed from the cluster,
-// rather than restarted: its DaemonSet is gone, or its namespace is on its way.
-// It is followed from the start, since the right to ask may be taken away
+// rather than restarted: its DaemonSet is gone and has not left it to another, or
+// its namespace is on its way. It is followed from the start, since the right to ask may be taken away
 // before the agent is stopped. Where that cannot be told it is false, which
 // leaves the pods captured.
 func (s *Source) Uninstalling() bool {
 	if s.uninstall.gone.Load() {
-		return true
+		// Somebody who deletes the DaemonSet and not its pods, with
+		// --cascade=orphan, is about to make another for them. From then on this
+		// pod is nobody's, and its end is no removal either.
+		if owner, ok := s.selfOwner(); !ok || owner.kind == "DaemonSet" {
+			return true
+		}
 	}
 	select {
 	case <-s.synced:

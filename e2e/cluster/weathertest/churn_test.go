@@ -150,7 +150,7 @@ func TestPodChurn(t *testing.T) {
 	}
 	out, err := meshlab.Adit("pods", "--all")
 	must(t, err)
-	if strings.Contains(out, "churn-") {
+	if strings.Contains(out, "/churn-") {
 		t.Errorf("adit pods tells of pods that are gone:\n%s", out)
 	}
 	s.unaffected(t, "200 pods created and deleted")
