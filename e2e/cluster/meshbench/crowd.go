@@ -22,9 +22,15 @@ const (
 // crowd adds pods that consist of a network namespace and an API object. All
 // that an agent sees of them is what it sees of others: the node's CNI plugins run
 // as a runtime runs them, the status follows later. The kubelet is stopped
-// meanwhile, or it would start them.
+// meanwhile, or it would start them, and so are the controllers, which would
+// write to every pod of a node without one.
 func (b *bench) crowd(ctx context.Context, a *agent, had int) (err error) {
 	node := a.node
+	again, err := b.suspend()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, again()) }()
 	if err := node.StopKubelet(); err != nil {
 		return err
 	}

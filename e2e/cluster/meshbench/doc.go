@@ -11,5 +11,5 @@
 // A kubelet, a container runtime and an API server share the machine with what is measured. Local pods beyond -pods are
 // network namespaces without processes, brought to the agent by its real CNI plugin while the kubelet is stopped; their
 // API objects are made by hand. Remote pods are API objects on nodes that do not exist; kube-proxy is told to leave
-// their services alone, and the controllers, which would collect such pods, are suspended meanwhile.
+// their services alone. The controllers, which would put either in order, are suspended meanwhile.
 package main

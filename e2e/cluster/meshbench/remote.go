@@ -38,11 +38,11 @@ func (b *bench) others(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	controllers := findBy(func(_ int, argv []string) bool { return argv[0] == b.cluster.Dir()+"/bin/kube-controller-manager" })
-	if err := send(controllers, unix.SIGSTOP); err != nil {
+	again, err := b.suspend()
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, send(controllers, unix.SIGCONT)) }()
+	defer func() { err = errors.Join(err, again()) }()
 	if err := b.makeOthers(ctx); err != nil {
 		return err
 	}
@@ -74,6 +74,13 @@ func (b *bench) others(ctx context.Context) (err error) {
 		return err
 	}
 	return b.restart(ctx, a, what)
+}
+
+// suspend stops the controllers, which would put in order what is out of order
+// here: pods on nodes without a kubelet, and on nodes that do not exist.
+func (b *bench) suspend() (again func() error, err error) {
+	controllers := findBy(func(_ int, argv []string) bool { return argv[0] == b.cluster.Dir()+"/bin/kube-controller-manager" })
+	return func() error { return send(controllers, unix.SIGCONT) }, send(controllers, unix.SIGSTOP)
 }
 
 // makeOthers creates services of ten pods each, on nodes that have no object either.

@@ -124,7 +124,8 @@ func (b *bench) install(ctx context.Context) error {
 		{"-n", system, "rollout", "status", "daemonset/adit-agent", "--timeout=180s"},
 	} {
 		if _, err := b.cluster.Kubectl(ctx, args...); err != nil {
-			return err
+			logs, _ := b.cluster.Kubectl(ctx, "-n", system, "logs", "-l", "app.kubernetes.io/part-of=adit", "--prefix", "--tail=5")
+			return fmt.Errorf("%w\n%s", err, logs)
 		}
 	}
 	return b.sweep(ctx)
