@@ -47,7 +47,7 @@ func pass(t *testing.T, d time.Duration) {
 func TestAPIServerAway(t *testing.T) {
 	s := begin(t)
 	// Two more pods: of one the container dies meanwhile, of the other the sandbox.
-	anew := meshlab.Start(t, s.ns, meshlab.PodSpec{Name: "anew", Node: front, ServiceAccount: "client"})
+	meshlab.Start(t, s.ns, meshlab.PodSpec{Name: "anew", Node: front, ServiceAccount: "client"})
 	moved := meshlab.Start(t, s.ns, meshlab.PodSpec{Name: "moved", Node: front, ServiceAccount: "client"})
 	anewContainer := meshlab.Get(t, s.ns, "anew")
 	sandbox := sandboxOf(t, moved)
@@ -61,7 +61,7 @@ func TestAPIServerAway(t *testing.T) {
 	again()
 	t.Logf("the API server was away for %s", time.Since(began).Round(time.Second))
 
-	anew = restarted(t, s.ns, "anew", 1)
+	anew := restarted(t, s.ns, "anew", 1)
 	captured(t, anew)
 	anew.Reach(t, s.target)
 	meshlab.Eventually(t, "the pod whose sandbox ended has another address", func() error {

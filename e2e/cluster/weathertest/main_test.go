@@ -49,10 +49,11 @@ func (s *scene) load(t *testing.T, name, mode string, flags ...string) *meshlab.
 }
 
 // hush ends the connections that stay: an agent that is stopped would wait for them.
-func (s *scene) hush(t *testing.T) {
+func (s *scene) hush(t *testing.T) meshlab.Total {
 	t.Helper()
-	s.lines.Stop(t)
+	lines := s.lines.Stop(t)
 	s.lines = nil
+	return lines
 }
 
 // mark takes failures up to now for the beginning's.
