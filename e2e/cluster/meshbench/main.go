@@ -41,11 +41,12 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("-format %s: want table or json", *format)
 	}
 	r, err := run(ctx, cfg)
-	if err != nil {
+	if r == nil {
 		return err
 	}
+	write := r.writeTable
 	if *format == "json" {
-		return r.writeJSON(os.Stdout)
+		write = r.writeJSON
 	}
-	return r.writeTable(os.Stdout)
+	return errors.Join(err, write(os.Stdout))
 }

@@ -37,6 +37,7 @@ type bench struct {
 }
 
 // run brings the cluster up, measures, and takes it down, interrupted or not.
+// The report is what there is of it, nil if there is none.
 func run(ctx context.Context, cfg config) (r *report, err error) {
 	b := &bench{cfg: cfg, report: newReport(), began: time.Now()}
 	if err := b.up(ctx); err != nil {
@@ -58,7 +59,8 @@ func run(ctx context.Context, cfg config) (r *report, err error) {
 	} {
 		b.progress("%s", stage.what)
 		if err := stage.do(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", stage.what, err)
+			b.report.finish()
+			return b.report, fmt.Errorf("%s: %w", stage.what, err)
 		}
 	}
 	b.report.finish()
