@@ -25,7 +25,8 @@ func scaleCA(t *testing.T, replicas int) {
 	_, err := c.Kubectl(ctx, "-n", meshlab.System, "scale", "deployment/adit-ca", fmt.Sprintf("--replicas=%d", replicas))
 	must(t, err)
 	if replicas == 0 {
-		_, err = c.Kubectl(ctx, "-n", meshlab.System, "delete", "pod", "-l", caPods, "--grace-period=0", "--force", "--ignore-not-found")
+		// Not by force: what is deleted so signs on until it has ended.
+		_, err = c.Kubectl(ctx, "-n", meshlab.System, "rollout", "status", "deployment/adit-ca", "--timeout=120s")
 		must(t, err)
 		_, err = c.Kubectl(ctx, "-n", meshlab.System, "wait", "--for=delete", "pod", "-l", caPods, "--timeout=120s")
 	} else {
