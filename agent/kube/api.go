@@ -31,7 +31,7 @@ type api struct {
 
 func newAPI(base *rest.Config) (*api, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range [...]func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+	for _, add := range [...]func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, metav1.AddMetaToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -67,6 +67,27 @@ func typed[L runtime.Object](a *api, c rest.Interface, resource, namespace, fiel
 		// The reflector tries again, and says so.
 		return c.Get().MaxRetries(0).NamespaceIfScoped(namespace, namespace != "").Resource(resource).VersionedParams(&o, a.params)
 	}
+	return requested(request, newList)
+}
+
+// metadata lists and watches the metadata of a core kind that is not namespaced:
+// a kubelet writes its node's status, with all images that it has, every few
+// minutes, and every agent would be sent it.
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches
+func metadata(a *api, resource string) listWatch {
+	request := func(o metav1.ListOptions) *rest.Request {
+		kind := "PartialObjectMetadataList"
+		if o.Watch {
+			kind = "PartialObjectMetadata"
+		}
+		as := ";as=" + kind + ";g=meta.k8s.io;v=v1"
+		return a.core.Get().MaxRetries(0).SetHeader("Accept", runtime.ContentTypeProtobuf+as+","+runtime.ContentTypeJSON+as).
+			Resource(resource).VersionedParams(&o, a.params)
+	}
+	return requested(request, func() *metav1.PartialObjectMetadataList { return &metav1.PartialObjectMetadataList{} })
+}
+
+func requested[L runtime.Object](request func(metav1.ListOptions) *rest.Request, newList func() L) listWatch {
 	return listWatch{
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			l := newList()

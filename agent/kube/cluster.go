@@ -3,6 +3,7 @@ package kube
 import (
 	"istio.io/api/label"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/adit-mesh/adit/agent/mesh"
 )
@@ -15,7 +16,7 @@ type namespace struct {
 	terminating  bool
 }
 
-func newNamespace(n *corev1.Namespace) *namespace {
+func newNamespace(n *metav1.ObjectMeta) *namespace {
 	return &namespace{
 		name:         n.Name,
 		mode:         n.Labels[dataplaneMode],
@@ -30,7 +31,7 @@ type node struct {
 	locality mesh.Locality
 }
 
-func newNode(n *corev1.Node) *node {
+func newNode(n *metav1.ObjectMeta) *node {
 	return &node{name: n.Name, locality: mesh.Locality{
 		Region:  firstOf(n.Labels, "", corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaRegion),
 		Zone:    firstOf(n.Labels, "", corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone),

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -62,7 +63,7 @@ func (s *Source) kinds() []*kind {
 		func(o runtime.Object) *endpointSlice { return newSlice(o.(*discoveryv1.EndpointSlice)) })
 	namespaces := &tracker[namespace]{
 		world: w, state: core("namespaces"),
-		convert: func(o runtime.Object) *namespace { return newNamespace(o.(*corev1.Namespace)) },
+		convert: func(o runtime.Object) *namespace { return newNamespace(&o.(*metav1.PartialObjectMetadata).ObjectMeta) },
 		set:     func(k key, _ string, n *namespace) { w.setNamespace(k.name, n) },
 		drop:    func(k key, _ string) { w.setNamespace(k.name, nil) },
 		keys:    func() []key { return clusterKeys(w.namespaces) },
@@ -70,7 +71,7 @@ func (s *Source) kinds() []*kind {
 	}
 	nodes := &tracker[node]{
 		world: w, state: core("nodes"),
-		convert: func(o runtime.Object) *node { return newNode(o.(*corev1.Node)) },
+		convert: func(o runtime.Object) *node { return newNode(&o.(*metav1.PartialObjectMetadata).ObjectMeta) },
 		set:     func(k key, _ string, n *node) { w.setNode(k.name, n) },
 		drop:    func(k key, _ string) { w.setNode(k.name, nil) },
 		keys:    func() []key { return clusterKeys(w.nodes) },
@@ -96,10 +97,8 @@ func (s *Source) kinds() []*kind {
 		size: func() int { return len(w.runtimes) },
 	}
 	return []*kind{
-		{state: namespaces.state, into: namespaces, example: &corev1.Namespace{},
-			from: typed(a, a.core, "namespaces", "", "", func() *corev1.NamespaceList { return &corev1.NamespaceList{} })},
-		{state: nodes.state, into: nodes, example: &corev1.Node{},
-			from: typed(a, a.core, "nodes", "", "", func() *corev1.NodeList { return &corev1.NodeList{} })},
+		{state: namespaces.state, into: namespaces, example: &metav1.PartialObjectMetadata{}, from: metadata(a, "namespaces")},
+		{state: nodes.state, into: nodes, example: &metav1.PartialObjectMetadata{}, from: metadata(a, "nodes")},
 		{state: pods.state, into: pods, example: &corev1.Pod{},
 			from: typed(a, a.core, "pods", "", "", func() *corev1.PodList { return &corev1.PodList{} })},
 		{state: services.state, into: services, example: &corev1.Service{},

@@ -154,7 +154,7 @@ func (s *Source) getNamespace(ctx context.Context, name string, brief bool) (nam
 	case err != nil:
 		return namespace{}, fmt.Errorf("namespace %s is not known, and the API server cannot be asked: %w", name, err)
 	}
-	return *newNamespace(&n), nil
+	return *newNamespace(&n.ObjectMeta), nil
 }
 
 // SetAddresses makes the addresses of a pod known before its status has them.

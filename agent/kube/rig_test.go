@@ -69,9 +69,9 @@ func (r *rig) feed(gone bool, objects ...any) {
 			case *discoveryv1.EndpointSlice:
 				w.setSlice(keyOf(&o.ObjectMeta), unless(gone, newSlice(o)))
 			case *corev1.Namespace:
-				w.setNamespace(o.Name, unless(gone, newNamespace(o)))
+				w.setNamespace(o.Name, unless(gone, newNamespace(&o.ObjectMeta)))
 			case *corev1.Node:
-				w.setNode(o.Name, unless(gone, newNode(o)))
+				w.setNode(o.Name, unless(gone, newNode(&o.ObjectMeta)))
 			case *unstructured.Unstructured:
 				k := key{o.GetNamespace(), o.GetName()}
 				if o.GetKind() == "PeerAuthentication" {

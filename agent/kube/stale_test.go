@@ -26,7 +26,7 @@ func TestStaleAnnotation(t *testing.T) {
 	}
 	src.store = mesh.NewStore()
 	src.world.change(func() {
-		src.world.setNamespace("plain", newNamespace(aNamespace("plain", "")))
+		src.world.setNamespace("plain", newNamespace(&aNamespace("plain", "").ObjectMeta))
 		p := aPod("plain", "web", here, "10.0.0.1", enabled)
 		src.world.observePod(keyOf(&p.ObjectMeta), string(p.UID), newPod(p, true))
 	})

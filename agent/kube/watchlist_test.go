@@ -28,8 +28,9 @@ type streamer struct {
 
 func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	partial := [2]string{"meta.k8s.io/v1", "PartialObjectMetadata"}
 	kinds := map[string][2]string{
-		"/api/v1/pods": {"v1", "Pod"}, "/api/v1/services": {"v1", "Service"}, "/api/v1/namespaces": {"v1", "Namespace"}, "/api/v1/nodes": {"v1", "Node"},
+		"/api/v1/pods": {"v1", "Pod"}, "/api/v1/services": {"v1", "Service"}, "/api/v1/namespaces": partial, "/api/v1/nodes": partial,
 		"/apis/discovery.k8s.io/v1/endpointslices": {"discovery.k8s.io/v1", "EndpointSlice"},
 		"/apis/node.k8s.io/v1/runtimeclasses":      {"node.k8s.io/v1", "RuntimeClass"},
 	}
