@@ -44,6 +44,8 @@ func pass(t *testing.T, d time.Duration) {
 	}
 }
 
+// This test is the last one by the name of its file: scheduler and kubelets may
+// wait for a minute after an outage before they look for new pods again.
 func TestAPIServerAway(t *testing.T) {
 	s := begin(t)
 	// Two more pods: of one the container dies meanwhile, of the other the sandbox.
@@ -76,18 +78,6 @@ func TestAPIServerAway(t *testing.T) {
 	moved.Reach(t, s.target)
 	s.calls.Pod.Reach(t, moved.At(9000))
 	s.unaffected(t, "API server away")
-	freshKubelets(t)
-}
-
-// freshKubelets restarts the kubelets: after an outage they may wait for most of a
-// minute before they look for new pods again, which the next test would wait for.
-func freshKubelets(t *testing.T) {
-	t.Helper()
-	for _, n := range meshlab.Cluster().Nodes() {
-		must(t, n.StopKubelet())
-		must(t, n.StartKubelet())
-	}
-	must(t, meshlab.Cluster().WaitReady(t.Context()))
 }
 
 // sandboxOf is the runtime's name for a pod's sandbox.
