@@ -184,7 +184,7 @@ func (s *Source) reflect(ctx context.Context, k *kind) {
 		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second},
 	})
 	r.RunWithContext(ctx)
-	n.pending.Wait()
+	n.end()
 }
 
 // awaitInstalled returns true once the API server has a kind, or false when ctx

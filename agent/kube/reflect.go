@@ -22,20 +22,44 @@ type listWatch struct {
 // noted is a listWatch that notes how it goes, for one reflector.
 type noted struct {
 	listWatch
-	state   *kindState
-	pending sync.WaitGroup // lists, which a reflector does not wait for
+	state *kindState
 	// onError is told of each failure.
 	onError func(error)
+
+	// A reflector that is stopped does not wait for its list, which may only be
+	// about to begin.
+	mu      sync.Mutex // guards ended, and so that pending grows no more
+	ended   bool
+	pending sync.WaitGroup // lists
 }
 
 var _ cache.ListerWatcherWithContext = (*noted)(nil)
 
 func (n *noted) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	n.pending.Add(1)
+	if !n.begin() {
+		return nil, context.Canceled
+	}
 	defer n.pending.Done()
 	l, err := n.list(ctx, o)
 	n.note(ctx, err)
 	return l, err
+}
+
+func (n *noted) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.ended {
+		n.pending.Add(1)
+	}
+	return !n.ended
+}
+
+// end waits for lists that have begun; none begins any more.
+func (n *noted) end() {
+	n.mu.Lock()
+	n.ended = true
+	n.mu.Unlock()
+	n.pending.Wait()
 }
 
 func (n *noted) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
