@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -70,9 +71,15 @@ func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 	return out.String(), nil
 }
 
+// kubeletRestarts is how often WaitReady starts a kubelet that has ended, as its
+// service manager would: it ends when it finds a containerd that has only just
+// come up.
+const kubeletRestarts = 3
+
 // WaitReady waits until the API server answers and every node is ready: reported
 // by the kubelet that runs now, which can be reached.
 func (c *Cluster) WaitReady(ctx context.Context) error {
+	restarts := 0
 	return poll(ctx, startTime, func() error {
 		for _, daemon := range []string{"etcd", "kube-apiserver"} {
 			if !c.cp.running(daemon) {
@@ -89,7 +96,11 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		}
 		for _, n := range c.nodes {
 			if !n.running("kubelet") {
-				return permanent(fmt.Errorf("kubelet on %s has ended: %s", n.name, n.logTail("kubelet")))
+				err := fmt.Errorf("kubelet on %s has ended: %s", n.name, n.logTail("kubelet"))
+				if restarts++; restarts > kubeletRestarts {
+					return permanent(err)
+				}
+				return errors.Join(err, n.StartKubelet())
 			}
 			if err := c.nodeReady(ctx, n, known[n.name]); err != nil {
 				return err
