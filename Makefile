@@ -24,6 +24,7 @@ KUBERNETES  := .tools/kubernetes/kubernetes
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
 	@command -v promtool >/dev/null || { echo "setup: installing prometheus"; $(SUDO) tools/apt-install prometheus; }
+	@test -e /usr/lib/cni/bridge || { echo "setup: installing containernetworking-plugins"; $(SUDO) tools/apt-install containernetworking-plugins; }
 
 # All that building and the demo need.
 packages:

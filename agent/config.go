@@ -108,8 +108,8 @@ type CNIConfig struct {
 	BinDir string `yaml:"binDir"`
 	// Binary is the plugin, which is copied to BinDir. Default: /adit-cni.
 	Binary string `yaml:"binary"`
-	// ExcludeNamespaces are those whose pods start without the agent being
-	// asked: what the agent itself needs must not wait for it. Default:
+	// ExcludeNamespaces are those whose pods are never captured, and start
+	// without the agent being asked: what it needs must not wait for it. Default:
 	// kube-system and adit-system.
 	ExcludeNamespaces []string `yaml:"excludeNamespaces"`
 }
