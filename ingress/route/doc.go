@@ -1,0 +1,2 @@
+// Package route finds the rule that a request is for.
+package route

@@ -1,0 +1,2 @@
+// Package upstream carries requests and connections to the endpoints of backends.
+package upstream
