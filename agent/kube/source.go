@@ -36,8 +36,11 @@ type Config struct {
 	ExcludeNamespaces []string
 	// Self is the pod of this agent, the UID may be ""; the zero PodRef outside a
 	// cluster.
-	Self   PodRef
-	Logger *slog.Logger // nil = discard
+	Self PodRef
+	// Observer says that this process captures nothing: it writes no statuses,
+	// which the agents do.
+	Observer bool
+	Logger   *slog.Logger // nil = discard
 	// Registerer takes the adit_kube_* metrics. nil = no metrics.
 	Registerer prometheus.Registerer
 }
@@ -116,7 +119,9 @@ func (s *Source) Run(ctx context.Context, store *mesh.Store) error {
 	wg.Go(func() { s.bundles.run(ctx, s) })
 	wg.Go(func() { s.annotator.run(ctx) })
 	wg.Go(func() { s.events.run(ctx) })
-	wg.Go(func() { s.runStatus(ctx) })
+	if !s.cfg.Observer {
+		wg.Go(func() { s.runStatus(ctx) })
+	}
 	s.write(ctx, store)
 	wg.Wait()
 	return nil

@@ -41,6 +41,9 @@ type conn struct {
 	id      uint64
 	started time.Time
 	pod     *servedPod // nil for the configured roles
+	// kept says that a gateway keeps it for its next request: it is no reason to
+	// go on running.
+	kept bool
 
 	ctx    context.Context // lives as long as the connection may
 	cancel context.CancelCauseFunc
@@ -114,10 +117,17 @@ func (cs *Conns) remove(c *conn) {
 	c.cancel(nil)
 }
 
+// count is how many are somebody's who would lose by an end.
 func (cs *Conns) count() int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return len(cs.live)
+	n := 0
+	for c := range cs.live {
+		if !c.kept {
+			n++
+		}
+	}
+	return n
 }
 
 func (cs *Conns) snapshot() []*conn {
