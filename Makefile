@@ -76,9 +76,9 @@ image: build
 	@$(GO) -C tools run ./image -tag $(IMAGE) -out ../bin/adit-image.tar \
 		-cmd 'agent --config /etc/adit/agent.yaml' /adit=../bin/adit /adit-cni=../bin/adit-cni
 
-## crds: deploy/crds/, the definitions of the Istio kinds that adit reads, out of their module
+## crds: deploy/crds/, the definitions of Istio's and Gateway API's kinds, out of their modules
 crds: packages
-	@$(GO) -C tools run ./crds -out ../deploy/crds
+	@$(GO) -C tools run ./crds -out ../deploy/crds -schemas ../ingress/file/schema/gateway-api.json
 
 ## setup-cluster: Kubernetes out of its Go modules, and what nodes run from Debian
 setup-cluster: packages $(KUBERNETES)
