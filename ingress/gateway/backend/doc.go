@@ -1,0 +1,3 @@
+// Package backend makes upstream clusters out of Services, EndpointSlices and
+// BackendTLSPolicies.
+package backend

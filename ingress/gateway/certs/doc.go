@@ -1,0 +1,2 @@
+// Package certs reads certificates from Kubernetes Secrets and ConfigMaps.
+package certs
