@@ -19,7 +19,7 @@ STATICCHECK := .tools/staticcheck
 H2SPEC      := .tools/h2spec
 KUBERNETES  := .tools/kubernetes/kubernetes
 
-.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster
+.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster conformance
 
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
@@ -64,6 +64,7 @@ check: setup
 	if [[ -n $$bad ]]; then echo "not gofmt'd:"; echo "$$bad"; exit 1; fi
 	@$(GO) vet ./...
 	@$(GO) -C tools vet ./...
+	@$(GO) -C e2e/conformance vet ./...
 	@$(STATICCHECK) ./...
 	@$(GO) test -count=1 -run '^TestImports' ./e2e
 
@@ -113,6 +114,11 @@ cluster-down:
 ## test-cluster: adit on clusters of the tests' own, and what it asks of API servers; needs root
 test-cluster: setup-cluster
 	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/... ./agent/kube ./identity/cakube
+
+## conformance: Gateway API's own suite on a cluster, all of five profiles; writes docs/conformance/; needs root
+conformance: setup-cluster
+	@mkdir -p docs/conformance
+	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 $(GO) -C e2e/conformance test -count=1 -timeout 60m . -args $(ARGS)
 
 ## bench-cluster: what adit costs on a cluster; needs root
 bench-cluster: setup-cluster

@@ -35,10 +35,25 @@ var below = map[string][]string{
 	"agent/enrol/ask":   {},
 	"agent/enrol":       {"agent/enrol/ask", "agent/kube", "capture", "identity"},
 	"agent/inspect":     {"agent/proxy", "agent/mesh", "agent/policy", "identity"},
-	"agent": {"agent/inspect", "agent/enrol", "agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh",
+	"agent": {"ingress/kube", "ingress/file", "ingress/gateway", "ingress/accesslog", "ingress/metrics", "ingress", "ingress/proxy", "ingress/upstream",
+		"ingress/route", "agent/inspect", "agent/enrol", "agent/proxy", "agent/dns", "agent/xds", "agent/kube", "agent/telemetry", "agent/mesh",
 		"agent/policy", "capture", "hbone", "identity/istio", "identity"},
 	// The edge is handed a dialer; it knows no agent.
-	"ingress": {"hbone", "identity"},
+	"ingress/route":           {},
+	"ingress/h1":              {},
+	"ingress/h2":              {},
+	"ingress/upstream":        {"ingress/h1", "hbone", "identity"},
+	"ingress/proxy":           {"ingress/upstream", "ingress/route"},
+	"ingress/accesslog":       {"ingress/proxy", "ingress/route"},
+	"ingress/metrics":         {"ingress/proxy", "ingress/route"},
+	"ingress":                 {"ingress/proxy", "ingress/upstream", "ingress/route", "ingress/h1", "ingress/h2"},
+	"ingress/gateway/certs":   {},
+	"ingress/gateway/backend": {"ingress/gateway/certs", "ingress/upstream"},
+	"ingress/gateway/compile": {"ingress/gateway/backend", "ingress/proxy", "ingress/route"},
+	"ingress/gateway": {"ingress/gateway/compile", "ingress/gateway/backend", "ingress/gateway/certs", "ingress", "ingress/proxy",
+		"ingress/upstream", "ingress/route"},
+	"ingress/file": {"ingress/gateway", "ingress"},
+	"ingress/kube": {"ingress/gateway", "ingress"},
 	// Scenarios reach into whatever they show. Only cmd may import them back.
 	"e2e": {"agent", "agent/proxy", "agent/dns", "agent/telemetry", "agent/mesh", "agent/policy",
 		"capture", "hbone", "identity", "ingress"},
@@ -63,10 +78,13 @@ var edges = map[string][]string{
 	"github.com/vishvananda/netlink":          {"capture", "e2e"},
 	"github.com/mdlayher/netlink":             {"capture", "e2e"},
 	"github.com/goccy/go-yaml":                {"agent", "agent/mesh", "e2e"},
-	"github.com/prometheus/client_golang":     {"agent", "agent/telemetry", "agent/kube", "identity/caserver", "identity/cakube", "cmd"},
+	"github.com/prometheus/client_golang":     {"agent", "agent/telemetry", "agent/kube", "ingress/metrics", "identity/caserver", "identity/cakube", "cmd"},
 	"google.golang.org/grpc":                  {"agent/xds", "identity/istio", "identity/caserver", "cmd"},
 	"google.golang.org/protobuf":              {"agent/xds", "agent/kube", "identity/istio", "identity/caserver", "capture"},
-	"k8s.io/client-go":                        {"agent/kube", "identity/cakube", "cmd", "e2e"},
+	"k8s.io/client-go":                        {"agent/kube", "identity/cakube", "ingress/kube", "cmd", "e2e"},
+	"github.com/quic-go/quic-go":              {"ingress", "e2e"},
+	"github.com/pires/go-proxyproto":          {"ingress"},
+	"sigs.k8s.io/gateway-api":                 {"ingress/gateway", "ingress/kube", "ingress/file", "agent", "e2e"},
 	"istio.io/client-go":                      {"agent/kube"},
 	"github.com/google/go-containerregistry/": {},
 	// The product starts no program; the demo starts itself.
@@ -106,7 +124,7 @@ func sources(t *testing.T) []file {
 		}
 		if d.IsDir() {
 			base := d.Name()
-			if rel == "tools" || base == "testdata" || rel != "." && strings.HasPrefix(base, ".") {
+			if rel == "tools" || rel == "e2e/conformance" || base == "testdata" || rel != "." && strings.HasPrefix(base, ".") {
 				return filepath.SkipDir
 			}
 			return nil

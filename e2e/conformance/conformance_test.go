@@ -1,0 +1,86 @@
+package conformance
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"github.com/stretchr/testify/require"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/gateway-api/apis/v1alpha2"
+	"sigs.k8s.io/gateway-api/apis/v1alpha3"
+	"sigs.k8s.io/gateway-api/apis/v1beta1"
+	xv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
+	"sigs.k8s.io/gateway-api/conformance"
+	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
+	"sigs.k8s.io/gateway-api/conformance/utils/config"
+	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+)
+
+// reportFile is where the report goes, in the repository.
+const reportFile = "docs/conformance/gateway-api-v1.6.3.yaml"
+
+// TestGatewayAPI is the whole suite, every feature of five profiles. Its features
+// are those in the status of the GatewayClass, as for any user of it.
+func TestGatewayAPI(t *testing.T) {
+	if os.Getenv(insideEnv) == "" {
+		t.Skip("needs a cluster of its own: run make conformance")
+	}
+	log.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(io.Discard, nil)))
+	cfg, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	require.NoError(t, err)
+	cfg.QPS, cfg.Burst = 100, 200
+	c, err := client.New(cfg, client.Options{})
+	require.NoError(t, err)
+	for _, add := range []func() error{
+		func() error { return gatewayv1.Install(c.Scheme()) },
+		func() error { return v1beta1.Install(c.Scheme()) },
+		func() error { return v1alpha3.Install(c.Scheme()) },
+		func() error { return v1alpha2.Install(c.Scheme()) },
+		func() error { return xv1alpha1.Install(c.Scheme()) },
+		func() error { return apiextensionsv1.AddToScheme(c.Scheme()) },
+	} {
+		require.NoError(t, add())
+	}
+	set, err := clientset.NewForConfig(cfg)
+	require.NoError(t, err)
+
+	address := func(value string) gatewayv1.GatewaySpecAddress {
+		kind := gatewayv1.IPAddressType
+		return gatewayv1.GatewaySpecAddress{Type: &kind, Value: value}
+	}
+	options := suite.ConformanceOptions{
+		ConfigurableOptions: suite.ConfigurableOptions{
+			GatewayClassName:     "adit",
+			CleanupBaseResources: *keep == false,
+			CleanupTestResources: true,
+			RunTest:              *only,
+			Debug:                *verbose,
+			TimeoutConfig:        config.DefaultTimeoutConfig(),
+			// Within and outside what the cluster's balancer has to give.
+			UsableNetworkAddresses:   []gatewayv1.GatewaySpecAddress{address("172.30.1.200")},
+			UnusableNetworkAddresses: []gatewayv1.GatewaySpecAddress{address("203.0.113.7")},
+			ConformanceProfiles: []suite.ConformanceProfileName{
+				suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName, suite.GatewayTLSConformanceProfileName,
+				suite.GatewayTCPConformanceProfileName, suite.GatewayUDPConformanceProfileName,
+			},
+			Implementation: confv1.Implementation{
+				Organization: "adit-mesh", Project: "adit", URL: "https://github.com/adit-mesh/adit",
+				Version: os.Getenv(versionEnv), Contact: []string{"https://github.com/adit-mesh/adit/issues"},
+			},
+		},
+		Client: c, Clientset: set, RestConfig: cfg,
+	}
+	if *only == "" {
+		options.ReportOutputPath = filepath.Join(root, reportFile)
+	}
+	conformance.RunConformanceWithOptions(t, options)
+}
