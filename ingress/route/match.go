@@ -14,9 +14,16 @@ const (
 	PathPrefix PathKind = iota // by whole segments; "/" matches everything
 	PathExact
 	PathRegex // RE2, the whole path
+	// PathMethod is the method of gRPC in whatever service: the second of exactly
+	// two segments. Value is "/" and the method. It comes after every prefix but
+	// "/", as GRPCRoute counts characters of the service first.
+	PathMethod
 )
 
 // PathMatch compares a request's path. The zero value matches every path.
+//
+// Values are compared as Normalise writes escapes, so "/%7euser" is "/~user". A
+// slash at the end of a prefix is ignored, also when lengths are compared.
 type PathMatch struct {
 	Kind  PathKind
 	Value string
@@ -25,10 +32,14 @@ type PathMatch struct {
 }
 
 // ValueMatch compares the value of a header field or a query parameter.
+//
+// A field that is repeated is compared as one, its values joined with "," (RFC
+// 9110 section 5.3); Host is Request.Host. Of a parameter that is repeated the
+// first counts, unescaped.
 type ValueMatch struct {
-	Name  string // header: canonical form of http.CanonicalHeaderKey
-	Value string // "" with Regex
-	Regex *regexp.Regexp
+	Name  string         // header: canonical form of http.CanonicalHeaderKey
+	Value string         // "" with Regex
+	Regex *regexp.Regexp // anchored
 }
 
 // Match is what a request must be for a rule to apply: all of it.
@@ -60,7 +71,7 @@ type Entry[R any] struct {
 	Value   R
 }
 
-// Request is what a table looks at.
+// Request is what a table looks at. It is not kept.
 type Request struct {
 	Host     string // lower case, without port
 	Path     string // as the client sent it, normalised; still escaped
