@@ -108,9 +108,23 @@ func probePorts(rules capture.Rules) []uint16 {
 	return ports
 }
 
-// Wait implements enrol.Enroller.
+// tellTimeout bounds how long the start of a pod is held up for the annotation.
+// An API server that does not take it tells nobody the pod's address either.
+const tellTimeout = 2 * time.Second
+
+// Wait implements enrol.Enroller. The pod is also announced as one of the mesh
+// when it returns: whoever hears of its address, which kubelet tells after this,
+// is to hear of that before, or would connect to it in plaintext.
 func (k *kubernetes) Wait(ctx context.Context, uid string, inode uint64) error {
-	return k.pods.Wait(ctx, uid, inode)
+	if err := k.pods.Wait(ctx, uid, inode); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	if err := k.source.Told(ctx, uid); err != nil {
+		k.log.Warn("pod starts before the API server has taken that it is captured; peers may connect to it in plaintext for a moment", "pod", uid, "after", tellTimeout)
+	}
+	return nil
 }
 
 // Gone implements enrol.Enroller.

@@ -166,8 +166,8 @@ func (r *podRunner) serve() (err error) {
 	}
 
 	e := newEnrolled(r, captured)
+	r.set.captured(r.pod) // before Wait says that it is, for then it is written soon
 	r.serving(inode)
-	r.set.captured(r.pod)
 	reason := e.watch(inode)
 	return errors.Join(reason, e.leave(reason))
 }

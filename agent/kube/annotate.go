@@ -74,6 +74,22 @@ func (s *Source) Flush(ctx context.Context) error {
 	}
 }
 
+// Told waits until what Annotate was told of the pod with this workload UID has
+// been written, or given up because the pod is gone. The error is that of ctx.
+func (s *Source) Told(ctx context.Context, workloadUID string) error {
+	for {
+		next := s.annotator.next(func(w annotationWrite) bool { return s.world.podUID(w.key) == workloadUID })
+		if next == nil {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 type annotationWrite struct {
 	key
 	uid   string
@@ -91,6 +107,7 @@ type annotator struct {
 	mu      sync.Mutex                 // guards the fields below
 	pending map[string]annotationWrite // by pod UID, so the last state counts
 	drained chan struct{}              // closed when pending is empty; nil if it is
+	taken   chan struct{}              // closed at the next write that is taken off; nil if nobody waits
 }
 
 func newAnnotator(a *api, log *slog.Logger) *annotator {
@@ -100,11 +117,24 @@ func newAnnotator(a *api, log *slog.Logger) *annotator {
 func (a *annotator) put(w annotationWrite) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.putLocked(w)
+}
+
+func (a *annotator) putLocked(w annotationWrite) {
 	a.pending[w.uid] = w
 	if a.drained == nil {
 		a.drained = make(chan struct{})
 	}
 	signal(a.wake)
+}
+
+// putMissing is put unless a state of the pod is to be written already.
+func (a *annotator) putMissing(w annotationWrite) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, pending := a.pending[w.uid]; !pending {
+		a.putLocked(w)
+	}
 }
 
 // idle is a channel that is closed once nothing is pending; nil if nothing is.
@@ -115,6 +145,22 @@ func (a *annotator) idle() <-chan struct{} {
 		return nil
 	}
 	return a.drained
+}
+
+// next is a channel that is closed when one more write is over, if one that match
+// names is pending; otherwise nil.
+func (a *annotator) next(match func(annotationWrite) bool) <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range a.pending {
+		if match(w) {
+			if a.taken == nil {
+				a.taken = make(chan struct{})
+			}
+			return a.taken
+		}
+	}
+	return nil
 }
 
 func (a *annotator) list() []annotationWrite {
@@ -133,6 +179,10 @@ func (a *annotator) done(w annotationWrite) {
 	defer a.mu.Unlock()
 	if a.pending[w.uid] == w {
 		delete(a.pending, w.uid)
+	}
+	if a.taken != nil {
+		close(a.taken)
+		a.taken = nil
 	}
 	if len(a.pending) == 0 && a.drained != nil {
 		close(a.drained)

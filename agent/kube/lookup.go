@@ -185,26 +185,51 @@ func (s *Source) SetAddresses(ref PodRef, addrs []netip.Addr) {
 	s.flush()
 }
 
-// confirm asks after pods that Lookup has brought in and that the watch does
-// not show: one of them is wrong, and only the API server can tell.
+// confirm looks, now and then, whether what this agent knows of its pods is what
+// the API server says: see confirmLooked and sayAgain.
 func (s *Source) confirm(ctx context.Context) {
 	const every = 15 * time.Second
 	for sleep(ctx, every) {
-		var refs []PodRef
-		w := s.world
-		w.mu.Lock()
-		for k := range w.localPods {
-			if p := w.pods[k]; p.looked {
-				refs = append(refs, PodRef{p.namespace, p.name, p.uid})
-			}
+		s.confirmLooked(ctx)
+		s.sayAgain()
+	}
+}
+
+// sayAgain puts annotations back that somebody else took off or changed: peers
+// would connect in plaintext to pods that are captured.
+func (s *Source) sayAgain() {
+	var differ []annotationWrite
+	w := s.world
+	w.mu.Lock()
+	for k := range w.localPods {
+		p := w.pods[k]
+		if state, told := w.captured[p.uid]; told && state == redirected && p.redirection != redirected && !p.looked {
+			differ = append(differ, annotationWrite{key: k, uid: p.uid, state: "enabled"})
 		}
-		w.mu.Unlock()
-		for _, ref := range refs {
-			var p corev1.Pod
-			err := s.api.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Do(ctx).Into(&p)
-			if apierrors.IsNotFound(err) || err == nil && string(p.UID) != ref.UID {
-				w.change(func() { w.forgetPod(key{ref.Namespace, ref.Name}, ref.UID) })
-			}
+	}
+	w.mu.Unlock()
+	for _, again := range differ {
+		s.annotator.putMissing(again)
+	}
+}
+
+// confirmLooked asks after pods that Lookup has brought in and that the watch does
+// not show: one of them is wrong, and only the API server can tell.
+func (s *Source) confirmLooked(ctx context.Context) {
+	var refs []PodRef
+	w := s.world
+	w.mu.Lock()
+	for k := range w.localPods {
+		if p := w.pods[k]; p.looked {
+			refs = append(refs, PodRef{p.namespace, p.name, p.uid})
+		}
+	}
+	w.mu.Unlock()
+	for _, ref := range refs {
+		var p corev1.Pod
+		err := s.api.core.Get().Namespace(ref.Namespace).Resource("pods").Name(ref.Name).Do(ctx).Into(&p)
+		if apierrors.IsNotFound(err) || err == nil && string(p.UID) != ref.UID {
+			w.change(func() { w.forgetPod(key{ref.Namespace, ref.Name}, ref.UID) })
 		}
 	}
 }

@@ -41,7 +41,7 @@ spec: {nodeName: `+here+`, serviceAccountName: web, containers: [{name: c, image
 	}
 	r.Annotate(l.PodRef, "enabled")
 	eventually(t, "it is dialled by tunnel from here", func() bool { return r.at("10.4.0.1").Protocol == mesh.HBONE })
-	if err := r.Flush(t.Context()); err != nil {
+	if err := r.Told(t.Context(), l.WorkloadUID); err != nil {
 		t.Fatal(err)
 	}
 	pods := s.client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("early")
@@ -49,6 +49,14 @@ spec: {nodeName: `+here+`, serviceAccountName: web, containers: [{name: c, image
 	if err != nil || u.GetAnnotations()["ambient.istio.io/redirection"] != "enabled" {
 		t.Errorf("annotations %v, %v", u.GetAnnotations(), err)
 	}
+	if _, err := pods.Patch(t.Context(), "web", types.MergePatchType, []byte(`{"metadata":{"annotations":null}}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what somebody else took off is put back", func() bool {
+		r.sayAgain() // as it does now and then
+		u, err := pods.Get(t.Context(), "web", metav1.GetOptions{})
+		return err == nil && r.annotator.written.Load() > 1 && u.GetAnnotations()["ambient.istio.io/redirection"] == "enabled"
+	})
 	r.Annotate(l.PodRef, "")
 	if err := r.Flush(t.Context()); err != nil {
 		t.Fatal(err)
