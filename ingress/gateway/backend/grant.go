@@ -19,4 +19,28 @@ type Referent struct {
 
 // Permits says whether from may refer to to: it is in the same namespace, or a
 // ReferenceGrant there allows it.
-func (x *Index) Permits(from Referrer, to Referent) bool { return false }
+func (x *Index) Permits(from Referrer, to Referent) bool {
+	if from.Namespace == to.Namespace {
+		return true
+	}
+	for _, g := range x.grants[to.Namespace] {
+		if grants(&g.Spec, from, to) {
+			return true
+		}
+	}
+	return false
+}
+
+func grants(g *gatewayv1.ReferenceGrantSpec, from Referrer, to Referent) bool {
+	for _, f := range g.From {
+		if f.Group != from.Group || f.Kind != from.Kind || string(f.Namespace) != from.Namespace {
+			continue
+		}
+		for _, t := range g.To {
+			if t.Group == to.Group && t.Kind == to.Kind && (t.Name == nil || *t.Name == "" || string(*t.Name) == to.Name) {
+				return true
+			}
+		}
+	}
+	return false
+}

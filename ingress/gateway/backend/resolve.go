@@ -1,6 +1,10 @@
 package backend
 
 import (
+	"fmt"
+
+	"github.com/adit-mesh/adit/ingress/upstream"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -15,6 +19,10 @@ type Problem struct {
 // for what cannot be had. Gateway API has no reason for it.
 const ReasonInvalidTLSPolicy gatewayv1.RouteConditionReason = "InvalidBackendTLSPolicy"
 
+func problem(reason gatewayv1.RouteConditionReason, format string, args ...any) *Problem {
+	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
 // From is the route that refers to a backend.
 type From struct {
 	Kind      gatewayv1.Kind // HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute
@@ -27,6 +35,23 @@ type From struct {
 	Passthrough bool
 }
 
+func (f From) use() use {
+	switch f.Kind {
+	case "GRPCRoute":
+		return forGRPC
+	case "UDPRoute":
+		return forUDP
+	case "TCPRoute":
+		return forBytes
+	case "TLSRoute":
+		if f.Passthrough {
+			return forBytes
+		}
+		return forStream
+	}
+	return forHTTP
+}
+
 // Target is what a reference leads to.
 type Target struct {
 	Cluster string // key for Index.Cluster
@@ -34,16 +59,102 @@ type Target struct {
 	UpgradeHTTP1 bool
 }
 
+// ServiceOf is the Service that ref, in a route of that namespace, names, whether
+// it exists or not; false if ref names something else.
+func ServiceOf(namespace string, ref gatewayv1.BackendObjectReference) (types.NamespacedName, bool) {
+	if ref.Group != nil && *ref.Group != "" || ref.Kind != nil && *ref.Kind != "Service" {
+		return types.NamespacedName{}, false
+	}
+	if ref.Namespace != nil && *ref.Namespace != "" {
+		namespace = string(*ref.Namespace)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: string(ref.Name)}, true
+}
+
 // Resolve finds what ref, in a route, leads to. The Service that it names is
 // ServiceOf(from.Namespace, ref).
 func (x *Index) Resolve(from From, ref gatewayv1.BackendObjectReference) (Target, *Problem) {
-	return Target{}, &Problem{}
+	name, ok := ServiceOf(from.Namespace, ref)
+	if !ok {
+		group, kind := "core", "Service"
+		if ref.Group != nil && *ref.Group != "" {
+			group = string(*ref.Group)
+		}
+		if ref.Kind != nil {
+			kind = string(*ref.Kind)
+		}
+		return Target{}, problem(gatewayv1.RouteReasonInvalidKind, "backend %s is of kind %s of group %s; only Service of the core group is supported", ref.Name, kind, group)
+	}
+	// Asked before whether it exists: who may not refer to it is not told.
+	if !x.Permits(
+		Referrer{Group: gatewayv1.GroupName, Kind: from.Kind, Namespace: from.Namespace},
+		Referent{Kind: "Service", Namespace: name.Namespace, Name: name.Name},
+	) {
+		return Target{}, problem(gatewayv1.RouteReasonRefNotPermitted, "no ReferenceGrant in namespace %s lets a %s of namespace %s refer to Service %s",
+			name.Namespace, from.Kind, from.Namespace, name.Name)
+	}
+	s := x.services[name]
+	if s == nil || s.object == nil {
+		return Target{}, problem(gatewayv1.RouteReasonBackendNotFound, "there is no Service %s", name)
+	}
+	return x.resolvePort(s, from, ref.Port)
 }
 
-// ServiceOf is the Service that ref names, whether it exists or not; false if
-// ref names something else.
-func ServiceOf(namespace string, ref gatewayv1.BackendObjectReference) (types.NamespacedName, bool) {
-	return types.NamespacedName{}, false
+func (x *Index) resolvePort(s *service, from From, number *gatewayv1.PortNumber) (Target, *Problem) {
+	if s.object.Spec.Type == corev1.ServiceTypeExternalName {
+		return Target{}, problem(gatewayv1.RouteReasonBackendNotFound, "Service %s is of type ExternalName, which is not supported: it could lead anywhere (CVE-2021-25740)", s.name)
+	}
+	if number == nil {
+		return Target{}, problem(gatewayv1.RouteReasonBackendNotFound, "the reference to Service %s names no port", s.name)
+	}
+	v := variant{use: from.use(), port: *number}
+	p := s.port(v.port, v.protocol())
+	if p == nil {
+		for _, other := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
+			if s.port(v.port, other) != nil {
+				return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s is %s, and a %s needs %s", v.port, s.name, other, from.Kind, v.protocol())
+			}
+		}
+		return Target{}, problem(gatewayv1.RouteReasonBackendNotFound, "Service %s has no port %d", s.name, v.port)
+	}
+	app, known := applicationOf(p)
+	isHTTP := v.use == forHTTP || v.use == forGRPC
+	if isHTTP && !known || v.use == forGRPC && app.upgrade {
+		return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s has appProtocol %q, which a %s cannot speak", v.port, s.name, *p.AppProtocol, from.Kind)
+	}
+	if v.use != forBytes && v.use != forUDP {
+		policy := s.policyFor(p)
+		switch {
+		case policy != nil:
+			if why := x.evaluate(policy).invalid; why != "" {
+				return Target{}, problem(ReasonInvalidTLSPolicy, "BackendTLSPolicy %s, which is about port %d of Service %s, cannot be met: %s", policy.name(), v.port, s.name, why)
+			}
+			if x.clients[from.Gateway] != nil {
+				v.gateway = from.Gateway
+			}
+		case isHTTP && app.tls:
+			return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol,
+				"port %d of Service %s has appProtocol %q, which is spoken over TLS, but no BackendTLSPolicy says how to verify it", v.port, s.name, *p.AppProtocol)
+		case v.use == forStream:
+			v.use = forBytes // the same cluster as without TLSRoute
+		}
+	}
+	if v.use == forGRPC && app.protocol == upstream.H2 {
+		v.use = forHTTP // likewise
+	}
+	return Target{Cluster: s.cluster(v), UpgradeHTTP1: app.upgrade && isHTTP}, nil
+}
+
+// cluster has a cluster made for a variant, and returns its key.
+func (s *service) cluster(v variant) string {
+	key := v.key(s.name)
+	if s.clusters[key] == nil {
+		if s.clusters == nil {
+			s.clusters = make(map[string]*cluster)
+		}
+		s.clusters[key] = &cluster{variant: v, stale: true}
+	}
+	return key
 }
 
 // For makes a compile.Resolver for the references of a route.
