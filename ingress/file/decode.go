@@ -84,7 +84,9 @@ func decode(doc document, at place) ([]decoded, []Problem) {
 	}
 	raw, err := yaml.YAMLToJSONStrict([]byte(doc.text))
 	if err != nil {
-		return fail("not YAML: %s", relocate(err, doc.line))
+		line, text := relocate(err, doc.line)
+		at.line = line
+		return fail("not YAML: %s", text)
 	}
 	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
 		return nil, nil // nothing but comments
@@ -243,18 +245,28 @@ func (k key) named() string {
 	return k.String()
 }
 
-var inText = regexp.MustCompile(`line (\d+)`)
+var inText = regexp.MustCompile(`^line (\d+): `)
 
-// relocate turns the line numbers of a document's error into those of the file.
-func relocate(err error, first int) string {
-	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "), "yaml: ")
-	return inText.ReplaceAllStringFunc(text, func(s string) string {
-		n, err := strconv.Atoi(s[len("line "):])
-		if err != nil {
-			return s
-		}
-		return "line " + strconv.Itoa(n+first-1)
-	})
+// prefixes are what the YAML packages put before what they have to say.
+var prefixes = []string{"error converting YAML to JSON: ", "yaml: ", "unmarshal errors:\n  "}
+
+// relocate takes the line out of what the YAML parser says of a document, and
+// makes it one of the file.
+func relocate(err error, first int) (line int, text string) {
+	text = err.Error()
+	for _, p := range prefixes {
+		text = strings.TrimPrefix(text, p)
+	}
+	text = strings.ReplaceAll(text, "\n", ";")
+	m := inText.FindStringSubmatch(text)
+	if m == nil {
+		return first, text
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return first, text
+	}
+	return first + n - 1, text[len(m[0]):]
 }
 
 var quotedField = regexp.MustCompile(`(?:unknown|duplicate) field "([^"]+)"`)

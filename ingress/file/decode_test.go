@@ -109,8 +109,8 @@ func TestSaysWhereAndWhat(t *testing.T) {
 		line       int
 		want       string
 	}{
-		{"YAML that is none", "# c\n---\nb: [\n", 3, "(document 2): not YAML: line 3"},
-		{"a key twice", "a: 1\na: 2\n", 1, `key "a" already set`},
+		{"YAML that is none", "# c\n---\nb: [\n", 3, "a.yaml:3 (document 2): not YAML: did not"},
+		{"a key twice", "a: 1\na: 2\n", 2, `key "a" already set`},
 		{"no object", "- a\n", 1, "an object is wanted"},
 		{"no kind", "apiVersion: v1\nmetadata: {name: a}\n", 1, "apiVersion and kind are required"},
 		{"a kind of ours that is none", "apiVersion: gateway.networking.k8s.io/v1\nkind: HttpRoute\n", 2, "has no kind HttpRoute"},
@@ -177,7 +177,13 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		c := parseText(text)
-		n := strings.Count(text, "\n") + 1
+		// YAML has more line breaks than one.
+		n := 1
+		for _, r := range text {
+			if strings.ContainsRune("\n\r\u0085\u2028\u2029", r) {
+				n++
+			}
+		}
 		for _, p := range c.bad {
 			if p.Line < 0 || p.Line > n+1 {
 				t.Errorf("line %d of %d: %s", p.Line, n, p)
