@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// replayLimit is how much of a request's body is kept to send it again. What is
+// longer is sent once.
+const replayLimit = 64 << 10
+
+// errAttemptOver is what a body answers to an attempt that was given up.
+var errAttemptOver = errors.New("the attempt is over")
+
+// clientBody is the body of a request, as its attempts and mirrors get it: read
+// once, forwarded as it comes.
+type clientBody struct {
+	// reading is held across a read of src: two attempts must not read it at
+	// once, and the later one has nothing to do but to wait for what the earlier
+	// one gets.
+	reading sync.Mutex
+	src     io.Reader
+
+	received atomic.Int64
+	// failure is the client's: it went away, or what it sends is no body.
+	failure atomic.Pointer[error]
+
+	mu   sync.Mutex
+	kept []byte // the beginning, if keep
+	keep bool
+	err  error // that src ended with
+	// whole is called when the last byte has been read.
+	whole func()
+	tees  []*tee
+}
+
+// begin readies the body for an attempt: whole is called when its last byte has
+// been read, which may be now. nil = nobody wants to know.
+func (b *clientBody) begin(whole func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.whole = whole
+	if b.err == io.EOF && whole != nil {
+		whole()
+	}
+}
+
+// replayable says whether another attempt can send the body from its beginning.
+func (b *clientBody) replayable() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.received.Load() == int64(len(b.kept))
+}
+
+func (b *clientBody) read(p []byte, off int64) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if n, err := b.readKept(p, off); n > 0 || err != nil {
+		return n, err
+	}
+	n, err := b.src.Read(p)
+	b.took(p[:n], err)
+	return n, err
+}
+
+// readKept returns what needs no reading of src.
+func (b *clientBody) readKept(p []byte, off int64) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case off < int64(len(b.kept)):
+		return copy(p, b.kept[off:]), nil
+	case off != b.received.Load():
+		return 0, errAttemptOver
+	}
+	return 0, b.err
+}
+
+func (b *clientBody) took(p []byte, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(p) > 0 {
+		b.received.Add(int64(len(p)))
+		if b.keep {
+			if len(b.kept)+len(p) <= replayLimit {
+				b.kept = append(b.kept, p...)
+			} else {
+				b.keep, b.kept = false, nil
+			}
+		}
+		for _, t := range b.tees {
+			t.write(p)
+		}
+	}
+	if err == nil {
+		return
+	}
+	b.err = err
+	for _, t := range b.tees {
+		t.end(err)
+	}
+	if err != io.EOF {
+		b.failure.Store(&err)
+	} else if b.whole != nil {
+		b.whole()
+	}
+}
+
+// giveUp lets go of the mirrors of a body that nobody will read to its end.
+func (b *clientBody) giveUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		for _, t := range b.tees {
+			t.end(errAttemptOver)
+		}
+	}
+	b.tees = nil
+}
+
+// attemptBody is what one attempt reads. Closing it leaves the client's body to
+// the next one.
+type attemptBody struct {
+	b    *clientBody
+	off  int64
+	over atomic.Bool
+}
+
+func (a *attemptBody) Read(p []byte) (int, error) {
+	if a.over.Load() {
+		return 0, errAttemptOver
+	}
+	n, err := a.b.read(p, a.off)
+	a.off += int64(n)
+	return n, err
+}
+
+func (a *attemptBody) Close() error {
+	a.over.Store(true)
+	return nil
+}
+
+// prefixed is a body of which the first byte was read to see whether there is one.
+type prefixed struct {
+	first []byte
+	rest  io.Reader
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.first) > 0 {
+		n := copy(b, p.first)
+		p.first = p.first[n:]
+		return n, nil
+	}
+	return p.rest.Read(b)
+}
+
+// bodyOf returns r's body, or nil if it has none. HTTP/3 requests that give no
+// content-length may have a body or not, and only reading tells: with a method that
+// seldom has one, the first byte or the end of the stream is awaited, so that a
+// request without a body is none for the backend either.
+func bodyOf(r *http.Request) (io.Reader, error) {
+	if !hasBody(r) {
+		return nil, nil
+	}
+	if r.ProtoMajor != 3 || r.ContentLength > 0 || r.Method == http.MethodConnect {
+		return r.Body, nil
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete, http.MethodTrace:
+	default:
+		return r.Body, nil
+	}
+	first := make([]byte, 1)
+	switch n, err := io.ReadFull(r.Body, first); {
+	case n == 1:
+		return &prefixed{first: first, rest: r.Body}, nil
+	case err == io.EOF:
+		return nil, nil
+	default:
+		return nil, err
+	}
+}

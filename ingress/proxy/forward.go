@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/adit-mesh/adit/ingress/upstream"
+)
+
+// spareEndpoints is how many further endpoints are tried without being told to
+// retry, if a connection to the first cannot be had: nothing was sent, so nothing
+// can happen twice.
+const spareEndpoints = 2
+
+// forwardTo sends the request to an endpoint of cluster, again to another one as
+// the rule's retries say, and the answer to the client.
+func (t *transaction) forwardTo(cluster *upstream.Cluster) {
+	lim := limitsOf(t.rule, t.grpc)
+	ctx, cancel := context.WithCancelCause(t.r.Context())
+	defer cancel(errServed)
+	if lim.request > 0 {
+		d := deadline{cancel: cancel, cause: errRequestTimeout}
+		d.start(lim.request)
+		defer d.stop()
+	}
+	t.mirror()
+	var avoid []*upstream.Host
+	for n := 1; ; n++ {
+		host, err := cluster.Pick(upstream.Pick{Prefer: t.sticky.endpoint, Avoid: avoid})
+		if err != nil {
+			t.refuse(http.StatusServiceUnavailable, flagNoHealthy, err.Error())
+			return
+		}
+		a := attempt{t: t, n: n, lim: lim, host: host}
+		res, err := a.send(ctx, cluster)
+		if err == nil && !t.retriesStatus(res.StatusCode, n) {
+			t.answered(&a, res)
+			a.end(errServed)
+			return
+		}
+		if err != nil && !t.retriesError(err, n) {
+			t.failed(ctx, err, n)
+			a.end(errServed)
+			return
+		}
+		if res != nil {
+			_ = res.Body.Close()
+		}
+		a.end(errAttemptOver)
+		avoid = append(avoid, host)
+		if t.rule.Retry != nil && !wait(ctx, backoff(t.rule.Retry.Backoff, n)) {
+			t.failed(ctx, context.Cause(ctx), n)
+			return
+		}
+	}
+}
+
+// attempt is one request to one endpoint.
+type attempt struct {
+	t    *transaction
+	n    int
+	lim  limits
+	host *upstream.Host
+	sent time.Time
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc // nil: the exchange's
+	// try is the time of the whole attempt, header that of waiting for an answer.
+	try, header *deadline
+	hints       *hints
+}
+
+// send returns the header of the endpoint's answer.
+func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Response, error) {
+	t := a.t
+	t.x.Attempts = a.n
+	t.x.Upstream = a.host.String()
+	// Every attempt has a context of its own, so that giving it up is no more than
+	// ending that.
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	if a.lim.backend > 0 {
+		a.try = &deadline{cancel: a.cancel, cause: errBackendTimeout}
+		a.try.start(a.lim.backend)
+	}
+	if a.lim.header > 0 {
+		a.header = &deadline{cancel: a.cancel, cause: errHeaderTimeout}
+	}
+	ctx, a.hints = t.hinting(ctx)
+	a.ctx = ctx
+	req := t.r.WithContext(ctx)
+	if a.n > 1 {
+		// A connection may still be writing the header of the attempt before.
+		req.Header = req.Header.Clone()
+		req.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(a.n)}
+	}
+	if t.connect {
+		req = t.asUpgrade(req)
+	}
+	if t.body == nil {
+		if a.header != nil {
+			a.header.start(a.lim.header)
+		}
+	} else if !t.connect {
+		t.body.begin(a.headerTimer())
+		req.Body = &attemptBody{b: t.body}
+	}
+	a.sent = time.Now()
+	res, err := cluster.RoundTrip(req, a.host)
+	a.hints.close()
+	if err != nil {
+		return nil, err
+	}
+	t.x.UpstreamTime = time.Since(a.sent)
+	if a.header != nil {
+		a.header.stop()
+	}
+	return res, nil
+}
+
+func (a *attempt) headerTimer() func() {
+	if a.header == nil {
+		return nil
+	}
+	return func() { a.header.start(a.lim.header) }
+}
+
+// end lets go of the attempt: what is still under way is reset.
+func (a *attempt) end(cause error) {
+	if a.header != nil {
+		a.header.stop()
+	}
+	if a.try != nil {
+		a.try.stop()
+	}
+	a.cancel(cause)
+}
+
+// retriesStatus says whether an answer is dropped for another attempt.
+func (t *transaction) retriesStatus(status, n int) bool {
+	rt := t.rule.Retry
+	if rt == nil || n > rt.Attempts || status < 400 {
+		return false
+	}
+	for _, c := range rt.Codes {
+		if c == status {
+			return t.resendable()
+		}
+	}
+	return false
+}
+
+// retriesError says whether the request is sent again after err. A request that the
+// backend may have acted upon is, only if that does no harm (RFC 9110, 9.2.2).
+func (t *transaction) retriesError(err error, n int) bool {
+	rt := t.rule.Retry
+	if t.r.Context().Err() != nil || t.body != nil && t.body.failure.Load() != nil {
+		return false
+	}
+	var ue *upstream.Error
+	if !errors.As(err, &ue) || ue.Kind == upstream.Invalid || ue.Kind == upstream.RequestBody {
+		return false
+	}
+	if rt == nil {
+		return n <= spareEndpoints && !ue.Sent && ue.Kind == upstream.Connect && t.resendable()
+	}
+	if n > rt.Attempts || errors.Is(err, errRequestTimeout) {
+		return false
+	}
+	return t.resendable() && (!ue.Processed || idempotent(t.r.Method))
+}
+
+// resendable says whether what the request was is still there.
+func (t *transaction) resendable() bool { return t.body == nil || t.body.replayable() }
+
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// backoff is the time before attempt n+1: at least least, doubled each time up to
+// tenfold, and up to as much again by chance, so that many clients do not come back
+// at once.
+func backoff(least time.Duration, n int) time.Duration {
+	if least <= 0 {
+		// Half of this is not promised to anybody.
+		least = 25 * time.Millisecond
+	}
+	d := least << min(n-1, 4)
+	d = min(d, 10*least)
+	return d + rand.N(d)
+}
+
+// wait returns false if ctx ended before.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// failed answers for a backend that did not.
+func (t *transaction) failed(ctx context.Context, err error, n int) {
+	if t.body != nil {
+		if f := t.body.failure.Load(); f != nil {
+			t.clientFailed(*f)
+			return
+		}
+	}
+	if t.r.Context().Err() != nil {
+		t.x.Detail = "the client left before the answer"
+		t.clientGone()
+		return
+	}
+	var ue *upstream.Error
+	status, flags := http.StatusServiceUnavailable, flagUpstreamClosed
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+		status, flags = http.StatusGatewayTimeout, flagTimeout
+	case errors.As(err, &ue):
+		status, flags = ue.Status(), ue.Flag()
+	}
+	if n > 1 && t.rule.Retry != nil && n > t.rule.Retry.Attempts {
+		t.x.Flags = flagRetriesExhausted
+	}
+	t.refuse(status, flags, err.Error())
+}
+
+// clientFailed notes a body that the client did not bring to its end.
+func (t *transaction) clientFailed(err error) {
+	t.x.Detail = "request body: " + err.Error()
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		t.refuse(http.StatusRequestEntityTooLarge, flagClientProtocol, "")
+	case t.r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
+		t.clientGone()
+	default:
+		t.refuse(http.StatusBadRequest, flagClientProtocol, "")
+	}
+}

@@ -1,0 +1,191 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+const copyBuffer = 32 << 10
+
+var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// answered sends a backend's answer to the client, and returns when all of it is
+// sent, or cannot be.
+func (t *transaction) answered(a *attempt, res *http.Response) {
+	if t.upgrade != "" && t.switched(a, res) {
+		return
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, "the backend switched to a protocol that nobody asked for")
+		return
+	}
+	if t.rule.GRPC && !t.grpc {
+		t.grpc = isGRPC(res.Header)
+	}
+	stream := t.answerHeader(a, res)
+	t.writeHeader(res.StatusCode)
+	if !t.hasAnswerBody(res.StatusCode) {
+		return
+	}
+	if !t.copyAnswer(a, res.Body, res.ContentLength, stream) {
+		return
+	}
+	t.trailers(res)
+}
+
+// answerHeader fills in the header, and says whether the body is to be passed on
+// piece by piece as it comes.
+func (t *transaction) answerHeader(a *attempt, res *http.Response) (stream bool) {
+	h := t.w.Header()
+	removeHopByHop(res.Header)
+	for name, v := range res.Header {
+		h[name] = v
+	}
+	switch {
+	case !t.hasAnswerBody(res.StatusCode):
+		// What a body would be: the backend's word is passed on, except that 204
+		// must not have any (RFC 9110, 8.6).
+		if res.StatusCode == http.StatusNoContent {
+			delete(h, "Content-Length")
+		}
+	case res.ContentLength >= 0:
+		if _, ok := h["Content-Length"]; !ok {
+			h["Content-Length"] = []string{strconv.FormatInt(res.ContentLength, 10)}
+		}
+	default:
+		delete(h, "Content-Length")
+		stream = true
+	}
+	if len(res.Trailer) > 0 {
+		names := make([]string, 0, len(res.Trailer))
+		for name := range res.Trailer {
+			names = append(names, name)
+		}
+		h["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+	h["X-Envoy-Upstream-Service-Time"] = serviceTime(t.x.UpstreamTime.Milliseconds())
+	t.persist(h, a.host)
+	t.common(h)
+	return stream || t.grpc || strings.HasPrefix(headerValue(h, "Content-Type"), "text/event-stream")
+}
+
+// serviceTimes are shared by all answers: most are quick.
+var serviceTimes = func() (s [256][]string) {
+	for i := range s {
+		s[i] = []string{strconv.Itoa(i)}
+	}
+	return s
+}()
+
+func serviceTime(ms int64) []string {
+	if ms >= 0 && ms < int64(len(serviceTimes)) {
+		return serviceTimes[ms]
+	}
+	return []string{strconv.FormatInt(ms, 10)}
+}
+
+func (t *transaction) hasAnswerBody(status int) bool {
+	return t.r.Method != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+// copyAnswer copies the body. A stream is flushed whenever the backend pauses; so is
+// a body of known length, unless it is complete: most then leave in one write.
+func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, stream bool) bool {
+	flusher, _ := t.w.(http.Flusher)
+	ready, _ := body.(interface{ Buffered() int })
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	if stream && flusher != nil && (ready == nil || ready.Buffered() == 0) {
+		flusher.Flush() // the header, before a body that may be long in coming
+	}
+	for {
+		n, err := body.Read(buf[:])
+		for err == nil && ready != nil && n < len(buf) && ready.Buffered() > 0 {
+			var more int
+			more, err = body.Read(buf[n:])
+			n += more
+		}
+		if n > 0 {
+			m, werr := t.w.Write(buf[:n])
+			t.x.Sent += int64(m)
+			if werr != nil {
+				t.x.Detail = "answer: " + werr.Error()
+				t.clientGone()
+				t.torn = true
+				return false
+			}
+			if flusher != nil && err == nil && n < len(buf) && (stream || t.x.Sent < length) {
+				flusher.Flush()
+			}
+		}
+		if err == io.EOF {
+			return true
+		}
+		if err != nil {
+			t.cut(a, err)
+			return false
+		}
+	}
+}
+
+// cut notes why an answer ended before its end. The client must not take it for a
+// whole one: its stream is reset.
+func (t *transaction) cut(a *attempt, err error) {
+	t.torn = true
+	t.x.Detail = "answer: " + err.Error()
+	switch {
+	case t.r.Context().Err() != nil:
+		t.clientGone()
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(context.Cause(a.ctx), context.DeadlineExceeded):
+		t.x.Flags = appendFlag(t.x.Flags, flagTimeout)
+	default:
+		t.x.Flags = appendFlag(t.x.Flags, flagUpstreamClosed)
+	}
+}
+
+// trailers sends those of the answer: announced ones by name, others by the prefix
+// that servers know.
+func (t *transaction) trailers(res *http.Response) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	h := t.w.Header()
+	announced := headerValue(h, "Trailer")
+	for name, v := range res.Trailer {
+		if forbiddenTrailer(name) {
+			continue
+		}
+		if announced != "" && containsName(announced, name) {
+			h[name] = v
+		} else {
+			h[http.TrailerPrefix+name] = v
+		}
+	}
+	t.x.Trailer = res.Trailer
+}
+
+func containsName(list, name string) bool {
+	for v := range strings.SplitSeq(list, ", ") {
+		if v == name {
+			return true
+		}
+	}
+	return false
+}
+
+// forbiddenTrailer says whether a field makes no sense after the body, and would
+// confuse who merges trailers into the header (RFC 9110, 6.5.1).
+func forbiddenTrailer(name string) bool {
+	switch name {
+	case "Transfer-Encoding", "Content-Length", "Trailer", "Connection", "Upgrade", "Te", "Host",
+		"Authorization", "Set-Cookie", "Cache-Control", "Content-Encoding", "Content-Type", "Content-Range":
+		return true
+	}
+	return false
+}
