@@ -1,0 +1,221 @@
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// conn is one client connection over TCP, before HTTP: it belongs to one goroutine.
+type conn struct {
+	lp   *livePort
+	soft context.Context
+	raw  *net.TCPConn
+	// net is raw with what was read of it too early put back.
+	net net.Conn
+	// remote and local are the socket's, or the PROXY header's.
+	remote, local netip.AddrPort
+	counted       bool // remote is counted by admission
+	where         Where
+
+	sni    string
+	policy *policy // nil without TLS
+}
+
+// serveTCP takes a connection from the accept queue to its end, and closes it.
+func serveTCP(lp *livePort, raw *net.TCPConn, soft context.Context) {
+	s := lp.srv
+	defer s.wg.Done()
+	defer s.admit.release()
+	defer raw.Close()
+	if !lp.track(raw) {
+		return
+	}
+	defer lp.untrack(raw)
+	x := lp.index.Load()
+	c := &conn{lp: lp, soft: soft, raw: raw, net: raw, where: x.where[overTCP]}
+	c.remote = unmap(raw.RemoteAddr().(*net.TCPAddr).AddrPort())
+	c.local = unmap(raw.LocalAddr().(*net.TCPAddr).AddrPort())
+	s.cfg.Events.opened(c.where)
+	defer s.cfg.Events.closed(c.where)
+
+	if !c.readProxyHeader(x.port.ClientIP.ProxyProtocol) {
+		return
+	}
+	if !s.admit.client(c.remote.Addr()) {
+		s.cfg.Events.refused(c.where, RefusedClient)
+		return
+	}
+	defer s.admit.releaseClient(c.remote.Addr())
+	switch x := lp.index.Load(); {
+	case x.stream != nil:
+		c.serveStream(x.stream.streamRoute())
+	case x.hasSecure && x.hasPlain:
+		if first, ok := c.peek(1); ok && first[0] == recordHandshake {
+			c.serveTLS()
+		} else if ok {
+			c.servePlain()
+		}
+	case x.hasSecure:
+		c.serveTLS()
+	case x.hasPlain:
+		c.servePlain()
+	default:
+		s.cfg.Events.refused(c.where, RefusedNoListener)
+	}
+}
+
+// recordHandshake is the first byte of a TLS connection (RFC 8446 section 5.1).
+const recordHandshake = 22
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// preface is how an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1.1
+// request begins with more of it than "PRI * HTTP/2.0".
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// servePlain serves HTTP/1.1, or HTTP/2 by prior knowledge.
+func (c *conn) servePlain() {
+	if !c.lp.admitted(c) {
+		return
+	}
+	for n := 1; ; n++ {
+		got, ok := c.peek(n)
+		if !ok {
+			return
+		}
+		n = len(got)
+		if n >= len(preface) && string(got[:len(preface)]) == preface {
+			serveH2(c, c.net, c.handler(nil))
+			return
+		}
+		if n >= len(preface) || string(got) != preface[:n] {
+			serveH1(c, c.net, c.handler(nil), nil)
+			return
+		}
+	}
+}
+
+// admitted says whether c may go on to HTTP: not if the port drains already.
+func (lp *livePort) admitted(c *conn) bool { return c.soft.Err() == nil }
+
+// peek returns at least n bytes of what comes, and leaves them to be read. It
+// waits for the first request's header at most, and not if the port drains.
+func (c *conn) peek(n int) ([]byte, bool) {
+	p, ok := c.net.(*replayConn)
+	if !ok {
+		p = &replayConn{Conn: c.net}
+		c.net = p
+	}
+	if len(p.buf) >= n {
+		return p.buf, true
+	}
+	c.raw.SetReadDeadline(time.Now().Add(c.lp.srv.limits.ReadHeaderTimeout))
+	stop := context.AfterFunc(c.soft, func() { c.raw.SetReadDeadline(time.Unix(1, 0)) })
+	for len(p.buf) < n {
+		room := make([]byte, len(p.buf), max(2048, n))
+		copy(room, p.buf)
+		k, err := p.Conn.Read(room[len(room):cap(room)])
+		p.buf = room[:len(room)+k]
+		if err != nil && len(p.buf) < n {
+			stop()
+			return nil, false
+		}
+	}
+	if !stop() {
+		return nil, false
+	}
+	c.raw.SetReadDeadline(time.Time{})
+	return p.buf, true
+}
+
+// replayConn is a connection of which buf was read already.
+type replayConn struct {
+	net.Conn
+	buf []byte
+}
+
+func (c *replayConn) Read(b []byte) (int, error) {
+	if len(c.buf) > 0 {
+		n := copy(b, c.buf)
+		if c.buf = c.buf[n:]; len(c.buf) == 0 {
+			c.buf = nil
+		}
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// CloseWrite ends the sending direction.
+func (c *replayConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return c.Close()
+}
+
+// NetConn is the connection below, of whose bytes some may be in here.
+func (c *replayConn) NetConn() net.Conn { return c.Conn }
+
+// serveTLS decides by the ClientHello whether TLS ends here, and goes on.
+func (c *conn) serveTLS() {
+	s := c.lp.srv
+	timeout, ok := s.admit.handshake()
+	if !ok {
+		s.cfg.Events.refused(c.where, RefusedHandshakes)
+		return
+	}
+	done := sync.OnceFunc(s.admit.doneHandshake)
+	defer done()
+	c.raw.SetDeadline(time.Now().Add(timeout))
+	rec := &recordingConn{Conn: c.net, recording: true}
+	var d decision
+	tc := tls.Server(rec, &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c.sni = normaliseSNI(hello.ServerName)
+			d = c.lp.index.Load().decide(c.sni, overTCP)
+			if d.through {
+				rec.mute()
+				return nil, errThrough
+			}
+			rec.stop()
+			return d.config, nil
+		},
+	})
+	err := tc.HandshakeContext(s.hard)
+	done()
+	if d.through {
+		c.raw.SetDeadline(time.Time{})
+		c.net = &replayConn{Conn: c.net, buf: rec.took()}
+		c.serveStream(d.stream)
+		return
+	}
+	if err != nil {
+		reason := handshakeReason(d, err)
+		s.cfg.Events.handshakeFailed(c.where, reason)
+		s.log.Debug("TLS handshake", "bind", c.lp.bind, "client", c.remote, "sni", c.sni, "reason", reason, "error", err)
+		if reason == FailedNotTLS {
+			tellNotTLS(c.raw, err)
+		}
+		return
+	}
+	c.raw.SetDeadline(time.Time{})
+	c.policy = d.policy
+	c.net = tc
+	if d.stream != nil {
+		c.serveStream(d.stream)
+		return
+	}
+	state := tc.ConnectionState()
+	if state.NegotiatedProtocol == "h2" {
+		serveH2(c, tc, c.handler(&state))
+		return
+	}
+	serveH1(c, tc, c.handler(&state), &state)
+}

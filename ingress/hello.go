@@ -1,0 +1,109 @@
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// errThrough ends crypto/tls's part in a connection that is passed through.
+var errThrough = errors.New("TLS does not end here")
+
+// maxHello bounds what is kept of a ClientHello, records included. crypto/tls
+// takes 64 KiB of it; the largest that clients send have a few.
+const maxHello = 80 << 10
+
+var errHelloTooLong = errors.New("the ClientHello is too long")
+
+// recordingConn keeps what crypto/tls reads until it is known what the ClientHello
+// asks for, so that it can be sent on as it was. The parser is crypto/tls's own:
+// there is no second one that could see another server name.
+type recordingConn struct {
+	net.Conn
+	buf       []byte
+	recording bool
+	muted     bool
+}
+
+func (c *recordingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.recording {
+		if len(c.buf)+n > maxHello {
+			return 0, errHelloTooLong
+		}
+		c.buf = append(c.buf, b[:n]...)
+	}
+	return n, err
+}
+
+// Write drops the alert that crypto/tls sends when it is told to stop.
+func (c *recordingConn) Write(b []byte) (int, error) {
+	if c.muted {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// stop is called when TLS ends here.
+func (c *recordingConn) stop() { c.recording, c.buf = false, nil }
+
+// mute is called when TLS does not end here: nothing is written any more.
+func (c *recordingConn) mute() { c.recording, c.muted = false, true }
+
+// took is what was read until mute.
+func (c *recordingConn) took() []byte { return c.buf }
+
+// CloseWrite and NetConn are those of the connection below.
+func (c *recordingConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return c.Close()
+}
+
+func (c *recordingConn) NetConn() net.Conn { return c.Conn }
+
+// handshakeReason is why a handshake of decision d ended with err.
+func handshakeReason(d decision, err error) HandshakeReason {
+	if d.refused != "" {
+		return d.refused
+	}
+	var verify *tls.CertificateVerificationError
+	var alert tls.AlertError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return FailedTimeout
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return FailedNotTLS
+	case errors.As(err, &verify), err.Error() == "tls: client didn't provide a certificate":
+		return FailedClientCertificate
+	case errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertCertificateRequired):
+		return FailedClientCertificate
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+		return FailedClosed
+	}
+	return FailedProtocol
+}
+
+// Alerts of RFC 8446 section 6.2 that a server sends about client certificates.
+const (
+	alertBadCertificate      tls.AlertError = 42
+	alertCertificateRequired tls.AlertError = 116
+)
+
+// tellNotTLS answers an HTTP request that came to a port of TLS, as far as err
+// says that it was one.
+func tellNotTLS(raw net.Conn, err error) {
+	var record tls.RecordHeaderError
+	if !errors.As(err, &record) || record.Conn == nil {
+		return
+	}
+	switch string(record.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		io.WriteString(raw, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks TLS: use https://\n")
+	}
+}
