@@ -21,6 +21,16 @@ const (
 	H2
 )
 
+// Locality is how near endpoints have to be as long as one of them is well.
+type Locality uint8
+
+// The localities, from a Service's trafficDistribution.
+const (
+	Anywhere Locality = iota
+	SameZone
+	SameNode // then SameZone
+)
+
 // Endpoint is one address of a backend. It is comparable.
 type Endpoint struct {
 	Addr netip.AddrPort
@@ -40,6 +50,9 @@ type Config struct {
 	Key       string
 	Protocol  Protocol
 	Endpoints []Endpoint
+	// Locality says which endpoints are preferred, as a Service's
+	// trafficDistribution does.
+	Locality Locality
 	// TLS is that of a BackendTLSPolicy. nil = none.
 	TLS *TLS
 	// ConnectTimeout bounds TCP, tunnel and TLS together. Zero means 5 s.
@@ -48,9 +61,9 @@ type Config struct {
 
 // TLS is how a backend is spoken to over TLS.
 type TLS struct {
-	ServerName string // SNI, and what the certificate must be for unless SANs says otherwise
-	Roots      *x509.CertPool
-	SANs       []SAN
+	ServerName string         // SNI, and what the certificate must be for unless SANs says otherwise
+	Roots      *x509.CertPool // nil = the system's
+	SANs       []SAN          // one of them must be in the certificate, instead of ServerName
 	// Certificate is presented if the backend asks for one. nil = none.
 	Certificate *tls.Certificate
 	// Invalid is why nobody can be spoken to: a CA reference that does not

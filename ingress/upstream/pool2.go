@@ -1,0 +1,270 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// wastedTries is how many connections that the peer closed before they took a
+// request are too many for one request.
+const wastedTries = 3
+
+var errWasted = errors.New("the backend closes HTTP/2 connections before they are used; does it speak HTTP/2 on this port?")
+
+const (
+	// pingAfter is how long an HTTP/2 connection may be silent before it is asked
+	// whether it lives, and pingTimeout how long it has to answer.
+	pingAfter   = 30 * time.Second
+	pingTimeout = 15 * time.Second
+	// streamWindow is how much of one answer is taken from a backend before the
+	// client has taken it.
+	streamWindow = 1 << 20
+	// firstStreams is how many streams a connection is thought to have before the
+	// peer says so: that many requests wait for one connect.
+	firstStreams = 100
+)
+
+func newH2Transport(cfg SetConfig) *http2.Transport {
+	t, err := http2.ConfigureTransports(&http.Transport{
+		DisableCompression: true,
+		HTTP2:              &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow},
+	})
+	if err != nil {
+		panic("upstream: " + err.Error()) // a new http.Transport has no HTTP/2 yet
+	}
+	t.ReadIdleTimeout, t.PingTimeout = pingAfter, pingTimeout
+	t.MaxHeaderListSize = uint32(cfg.MaxHeaderBytes)
+	return t
+}
+
+// conn2 is a connection that speaks HTTP/2: many requests at a time.
+type conn2 struct {
+	*link
+	cc *http2.ClientConn
+
+	// Guarded by peer.mu.
+	streams   int
+	idleSince int64
+	served    bool // has had a stream
+	ended     bool // takes no more requests, and is not in peer.shared
+}
+
+// opening2 is a connect that requests wait for.
+type opening2 struct {
+	done    chan struct{} // closed when conn or err is known
+	conn    *conn2
+	err     error
+	waiters int // guarded by peer.mu
+}
+
+// wire tells the pool that http2 has closed its connection: the peer did, or the
+// pool.
+type wire struct {
+	net.Conn
+	c *conn2
+}
+
+func (w *wire) Close() error {
+	c := w.c
+	c.peer.mu.Lock()
+	c.peer.endLocked(c)
+	c.peer.mu.Unlock()
+	c.shut()
+	return nil
+}
+
+func (c *conn2) close() { c.cc.Close() }
+
+// endLocked lets the connection take no more requests. It says whether it has none,
+// so that the caller has to close it.
+func (c *conn2) endLocked() bool {
+	if c.ended {
+		return false
+	}
+	c.ended = true
+	if c.cc != nil {
+		c.cc.SetDoNotReuse()
+	}
+	return c.streams == 0
+}
+
+// endLocked takes c out of those that requests may share.
+func (p *peer) endLocked(c *conn2) bool {
+	if i := slices.Index(p.shared, c); i >= 0 {
+		p.shared = slices.Delete(p.shared, i, i+1)
+	}
+	return c.endLocked()
+}
+
+// take2 returns a connection on which a stream is reserved, and opens one if all
+// are full.
+func (p *peer) take2(ctx context.Context, timeout time.Duration) (*conn2, error) {
+	var w *waiter
+	var limit *time.Timer
+	var last *opening2
+	for wasted := 0; ; {
+		p.mu.Lock()
+		c, dead := p.reserveLocked()
+		if c != nil || dead != nil {
+			p.mu.Unlock()
+			if c != nil {
+				return c, nil
+			}
+			dead.close()
+			continue
+		}
+		if last != nil && last.conn.ended && !last.conn.served {
+			if wasted++; wasted == wastedTries {
+				p.mu.Unlock()
+				return nil, errWasted
+			}
+		}
+		o := p.joinLocked()
+		if o == nil {
+			ok, err := p.slotLocked()
+			if err == nil && ok {
+				o, err = p.start2Locked(timeout)
+			}
+			if err != nil {
+				p.mu.Unlock()
+				return nil, err
+			}
+		}
+		if o == nil && len(p.idle) > 0 { // of WebSockets that failed to upgrade
+			c := p.popLocked()
+			p.mu.Unlock()
+			c.close()
+			continue
+		}
+		if o != nil {
+			o.waiters++
+			p.mu.Unlock()
+			select {
+			case <-o.done:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			if o.err != nil {
+				return nil, o.err
+			}
+			last = o
+			continue
+		}
+		if limit == nil {
+			limit = time.NewTimer(timeout)
+			defer limit.Stop()
+		}
+		var err error
+		if w, err = p.waitLocked(ctx, w, limit.C, pollTime); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reserveLocked takes a stream of the first connection that has one. If it comes
+// upon one that has to be closed, it returns that one instead.
+func (p *peer) reserveLocked() (c, dead *conn2) {
+	now := sinceEpoch()
+	for i := 0; i < len(p.shared); i++ {
+		c := p.shared[i]
+		// One of a retired peer serves those who chose the peer before.
+		if c.gen != p.gen || now > c.oldAt {
+			if p.endLocked(c) {
+				return nil, c
+			}
+			i--
+			continue
+		}
+		if c.cc.ReserveNewRequest() {
+			c.streams++
+			c.served = true
+			return c, nil
+		}
+	}
+	return nil, nil
+}
+
+// joinLocked returns a connect that has room for one more request, or any if no
+// other may be begun.
+func (p *peer) joinLocked() *opening2 {
+	for _, o := range p.opening {
+		if o.waiters < firstStreams {
+			return o
+		}
+	}
+	if len(p.opening) > 0 && p.open >= p.set.cfg.MaxConns {
+		return p.opening[0]
+	}
+	return nil
+}
+
+// start2Locked begins a connect, for which the caller has a slot. It belongs to
+// nobody's request: who leaves does not end it for the others.
+func (p *peer) start2Locked(timeout time.Duration) (*opening2, error) {
+	o := &opening2{done: make(chan struct{})}
+	if !p.set.spawn(func() { p.open2(o, timeout) }) {
+		p.open--
+		return nil, ErrClosed
+	}
+	p.opening = append(p.opening, o)
+	return o, nil
+}
+
+func (p *peer) open2(o *opening2, timeout time.Duration) {
+	c, err := p.connect2(timeout)
+	p.mu.Lock()
+	p.opening = slices.DeleteFunc(p.opening, func(x *opening2) bool { return x == o })
+	o.conn, o.err = c, err
+	if err == nil && !c.ended {
+		c.idleSince = sinceEpoch()
+		p.shared = append(p.shared, c)
+	}
+	p.mu.Unlock()
+	close(o.done)
+}
+
+func (p *peer) connect2(timeout time.Duration) (*conn2, error) {
+	l, err := p.connect(p.set.stop, netip.AddrPort{}, p.h2TLS, timeout)
+	if err != nil {
+		p.releaseSlot()
+		return nil, err
+	}
+	if got := l.protocol(); p.h2TLS != nil && got != "h2" {
+		l.shut()
+		return nil, &handshakeError{fmt.Errorf("the backend does not speak HTTP/2: it chose %q by ALPN", got)}
+	}
+	c := &conn2{link: l}
+	cc, err := p.set.h2.NewClientConn(&wire{l.Conn, c})
+	if err != nil {
+		l.shut()
+		return nil, err
+	}
+	p.mu.Lock()
+	c.cc = cc
+	p.mu.Unlock()
+	return c, nil
+}
+
+// put2 ends a request's use of c.
+func (p *peer) put2(c *conn2) {
+	p.mu.Lock()
+	c.streams--
+	c.idleSince = sinceEpoch()
+	unused := c.ended && c.streams == 0
+	if p.retired && c.streams == 0 {
+		unused = p.endLocked(c) || unused
+	}
+	p.wakeLocked()
+	p.mu.Unlock()
+	if unused {
+		c.close()
+	}
+}
