@@ -1,0 +1,148 @@
+package h1
+
+import (
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watch looks, while a handler works, whether its client has gone away. It asks
+// the socket and never reads: bytes that the client sent ahead stay where they
+// are, nobody has to be woken for the next request, and it is the same with TLS.
+// It looks after 20 ms, then ever more seldom, down to twice a second; requests
+// that are answered before cost two operations on a timer. A connection that is
+// not a socket at bottom is not watched: its end is seen by reading and writing.
+type watch struct {
+	raw syscall.RawConn // nil: cannot be watched
+
+	mu    sync.Mutex
+	cur   *requestContext // nil: nobody wants to know
+	timer *time.Timer
+	wait  time.Duration
+}
+
+const (
+	watchFirst = 20 * time.Millisecond
+	watchMost  = 500 * time.Millisecond
+)
+
+func (w *watch) init(c net.Conn) { w.raw = rawConn(c) }
+
+// start begins to watch on behalf of x, unless x is over.
+func (w *watch) start(x *requestContext) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cur == x || x.over || w.raw == nil {
+		return
+	}
+	w.cur, w.wait = x, watchFirst
+	if w.timer == nil {
+		w.timer = time.AfterFunc(w.wait, w.look)
+	} else {
+		w.timer.Reset(w.wait)
+	}
+}
+
+// stop ends the request x's watch for good.
+func (w *watch) stop(x *requestContext) {
+	w.mu.Lock()
+	x.over = true
+	if w.cur == x {
+		w.cur = nil
+		w.timer.Stop()
+	}
+	w.mu.Unlock()
+}
+
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cur == nil {
+		return
+	}
+	if peerClosed(w.raw) {
+		w.cur.stop()
+		w.cur = nil
+		return
+	}
+	w.wait = min(2*w.wait, watchMost)
+	w.timer.Reset(w.wait)
+}
+
+// rawConn is the socket below c, or nil. It may be asked, and not read: the
+// layers above may hold bytes of it.
+func rawConn(c net.Conn) syscall.RawConn {
+	for range 8 {
+		if sc, ok := c.(syscall.Conn); ok {
+			raw, err := sc.SyscallConn()
+			if err != nil {
+				return nil
+			}
+			return raw
+		}
+		if c = below(c); c == nil {
+			break
+		}
+	}
+	return nil
+}
+
+// below is the connection that c is a layer over, or nil. Raw is what go-proxyproto
+// calls it.
+func below(c net.Conn) net.Conn {
+	switch c := c.(type) {
+	case interface{ NetConn() net.Conn }:
+		return c.NetConn()
+	case interface{ Raw() net.Conn }:
+		return c.Raw()
+	}
+	return nil
+}
+
+// peerClosed says whether the peer has ended its direction, or reset the
+// connection. HTTP/1.1 has no use for half-closed connections: whoever closes is
+// taken to have gone, as by Envoy and net/http.
+func peerClosed(raw syscall.RawConn) bool {
+	return polled(raw, unix.POLLRDHUP)
+}
+
+// peerStirred says whether the peer has sent anything, or ended the connection.
+func peerStirred(raw syscall.RawConn) bool {
+	return polled(raw, unix.POLLIN|unix.POLLRDHUP)
+}
+
+// polled asks for events without waiting. Errors and resets are always among them.
+func polled(raw syscall.RawConn, events int16) bool {
+	var happened bool
+	err := raw.Control(func(fd uintptr) {
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+		for {
+			n, err := unix.Poll(fds[:], 0)
+			if err == unix.EINTR {
+				continue
+			}
+			happened = n > 0 || err != nil
+			return
+		}
+	})
+	return happened || err != nil
+}
+
+// resetter is a TCP connection.
+type resetter interface{ SetLinger(sec int) error }
+
+// socketOf is the TCP connection below c, or nil.
+func socketOf(c net.Conn) resetter {
+	for range 8 {
+		if t, ok := c.(resetter); ok {
+			return t
+		}
+		if c = below(c); c == nil {
+			break
+		}
+	}
+	return nil
+}
