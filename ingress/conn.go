@@ -57,12 +57,12 @@ func serveTCP(lp *livePort, raw *net.TCPConn, soft context.Context) {
 		if first, ok := c.peek(1); ok && first[0] == recordHandshake {
 			c.serveTLS()
 		} else if ok {
-			c.servePlain()
+			serveH1(soft, c.net, c.handler(nil))
 		}
 	case x.hasSecure:
 		c.serveTLS()
 	case x.hasPlain:
-		c.servePlain()
+		serveH1(soft, c.net, c.handler(nil))
 	default:
 		s.cfg.Events.refused(c.where, RefusedNoListener)
 	}
@@ -74,35 +74,6 @@ const recordHandshake = 22
 func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
-
-// preface is how an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1.1
-// request begins with more of it than "PRI * HTTP/2.0".
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-// servePlain serves HTTP/1.1, or HTTP/2 by prior knowledge.
-func (c *conn) servePlain() {
-	if !c.lp.admitted(c) {
-		return
-	}
-	for n := 1; ; n++ {
-		got, ok := c.peek(n)
-		if !ok {
-			return
-		}
-		n = len(got)
-		if n >= len(preface) && string(got[:len(preface)]) == preface {
-			serveH2(c, c.net, c.handler(nil))
-			return
-		}
-		if n >= len(preface) || string(got) != preface[:n] {
-			serveH1(c, c.net, c.handler(nil), nil)
-			return
-		}
-	}
-}
-
-// admitted says whether c may go on to HTTP: not if the port drains already.
-func (lp *livePort) admitted(c *conn) bool { return c.soft.Err() == nil }
 
 // peek returns at least n bytes of what comes, and leaves them to be read. It
 // waits for the first request's header at most, and not if the port drains.
@@ -214,8 +185,8 @@ func (c *conn) serveTLS() {
 	}
 	state := tc.ConnectionState()
 	if state.NegotiatedProtocol == "h2" {
-		serveH2(c, tc, c.handler(&state))
+		serveH2(c.soft, tc, c.handler(&state))
 		return
 	}
-	serveH1(c, tc, c.handler(&state), &state)
+	serveH1(c.soft, tc, c.handler(&state))
 }

@@ -132,17 +132,17 @@ func (answering) Refuse(w http.ResponseWriter, _ *http.Request, x *proxy.Exchang
 	http.Error(w, flags+" "+detail, status)
 }
 
-// dialling reaches the backends of streams by name.
-type dialling map[string]string
-
-func (dialling) Apply(map[string]*upstream.Config) {}
-
-func (d dialling) DialStream(ctx context.Context, cluster string, _ netip.AddrPort) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", d[cluster])
-}
-
-func (d dialling) DialPacket(ctx context.Context, cluster string, _ netip.AddrPort) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "udp", d[cluster])
+// backends reaches clusters: each key is an address.
+func backends(t testing.TB) (Backends, func(addrs ...string) map[string]*upstream.Config) {
+	set := upstream.NewSet(upstream.SetConfig{})
+	t.Cleanup(func() { set.Close(t.Context()) })
+	return FromSet(set), func(addrs ...string) map[string]*upstream.Config {
+		all := make(map[string]*upstream.Config)
+		for _, a := range addrs {
+			all[a] = &upstream.Config{Key: a, Endpoints: []upstream.Endpoint{{Addr: netip.MustParseAddrPort(a)}}}
+		}
+		return all
+	}
 }
 
 // rules makes a table of "HOST/PREFIX" to a rule of that name; host "" is any.
@@ -193,7 +193,7 @@ func start(t testing.TB, cfg ServerConfig) *testServer {
 		cfg.Proxy = answering{}
 	}
 	if cfg.Backends == nil {
-		cfg.Backends = dialling{}
+		cfg.Backends, _ = backends(t)
 	}
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 5 * time.Second

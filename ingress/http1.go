@@ -2,52 +2,37 @@ package ingress
 
 import (
 	"context"
-	"crypto/tls"
-	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+
+	"github.com/adit-mesh/adit/ingress/h1"
 )
 
-// serveH1 serves HTTP/1.1 on nc, which it closes, until the connection is over or
-// drained.
-func serveH1(c *conn, nc net.Conn, h http.Handler, state *tls.ConnectionState) {
-	limits := &c.lp.srv.limits
-	var handlers sync.WaitGroup
-	done := make(chan struct{})
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			handlers.Add(1)
-			defer handlers.Done()
-			h.ServeHTTP(w, r)
-		}),
-		ReadHeaderTimeout: limits.ReadHeaderTimeout,
-		IdleTimeout:       limits.IdleTimeout,
-		MaxHeaderBytes:    limits.HeaderBytes,
-		ErrorLog:          slog.NewLogLogger(c.lp.srv.log.Handler(), slog.LevelDebug),
-		ConnState: func(_ net.Conn, s http.ConnState) {
-			if s == http.StateClosed || s == http.StateHijacked {
-				close(done)
-			}
+// newH1 is what HTTP/1.1 is served with, and what a connection in the clear begins
+// with.
+func newH1(s *Server) *h1.Server {
+	return &h1.Server{
+		ReadHeaderTimeout: s.limits.ReadHeaderTimeout,
+		IdleTimeout:       s.limits.IdleTimeout,
+		MaxHeaderBytes:    s.limits.HeaderBytes,
+		Connect:           true, // refused as any other request, and recorded
+		OnPreface: func(soft context.Context, nc net.Conn, h http.Handler) {
+			serveH2(soft, nc, h.(*requests))
 		},
+		OnRefuse: func(p h1.Peer, err *h1.RefusedError) {
+			s.log.Debug("malformed request", "client", p.RemoteAddr, "error", err)
+		},
+		Log: s.log,
 	}
-	stop := context.AfterFunc(c.soft, func() { srv.Shutdown(c.lp.srv.hard) })
-	defer stop()
-	srv.Serve(&oneConn{c: nc})
-	<-done
-	handlers.Wait()
-	nc.Close()
 }
 
-// oneConn is a listener that accepts one connection.
-type oneConn struct{ c net.Conn }
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if c := l.c; c != nil {
-		l.c = nil
-		return c, nil
+// serveH1 serves HTTP/1.1 on nc, which it closes, until the connection is over, or
+// drained because soft has ended. In the clear it goes on with HTTP/2 if the client
+// begins with its preface (RFC 9113 section 3.3).
+func serveH1(soft context.Context, nc net.Conn, h *requests) {
+	p := h1.Peer{RemoteAddr: h.remote.String(), TLS: h.tls}
+	if r, ok := nc.(*replayConn); ok {
+		p.Read, nc = r.buf, r.Conn
 	}
-	return nil, net.ErrClosed
+	h.lp.srv.h1.ServePeer(soft, nc, h, p)
 }
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }

@@ -9,21 +9,20 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// serveH2 serves HTTP/2 on nc, which it closes, until the connection is over or
-// drained.
-func serveH2(c *conn, nc net.Conn, h http.Handler) {
-	limits := &c.lp.srv.limits
+// serveH2 serves HTTP/2 on nc, which it closes, until the connection is over, or
+// drained because soft has ended.
+func serveH2(soft context.Context, nc net.Conn, h *requests) {
+	s := h.lp.srv
 	base := &http.Server{
-		MaxHeaderBytes: limits.HeaderBytes,
-		ErrorLog:       slog.NewLogLogger(c.lp.srv.log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: s.limits.HeaderBytes,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	srv := &http2.Server{
-		MaxConcurrentStreams: uint32(limits.Streams),
-		IdleTimeout:          limits.IdleTimeout,
+		MaxConcurrentStreams: uint32(s.limits.Streams),
+		IdleTimeout:          s.limits.IdleTimeout,
 	}
 	http2.ConfigureServer(base, srv)
-	stop := context.AfterFunc(c.soft, func() { base.Shutdown(c.lp.srv.hard) })
-	defer stop()
-	srv.ServeConn(nc, &http2.ServeConnOpts{Handler: h, BaseConfig: base, Context: c.lp.srv.hard})
+	defer context.AfterFunc(soft, func() { base.Shutdown(s.hard) })()
+	srv.ServeConn(nc, &http2.ServeConnOpts{Handler: h, BaseConfig: base, Context: s.hard})
 	nc.Close()
 }

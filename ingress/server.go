@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-mesh/adit/ingress/h1"
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/upstream"
 )
@@ -24,18 +23,6 @@ type Handler interface {
 	Serve(w http.ResponseWriter, r *http.Request, rule *proxy.Rule, x *proxy.Exchange)
 	// Refuse answers r with status, and records why.
 	Refuse(w http.ResponseWriter, r *http.Request, x *proxy.Exchange, status int, flags, detail string)
-}
-
-// Backends reaches the backends of streams. [FromSet] makes one of an
-// [upstream.Set].
-type Backends interface {
-	// Apply replaces the clusters. Those whose pointer is unchanged cost nothing.
-	Apply(map[string]*upstream.Config)
-	// DialStream connects to an endpoint of a cluster for client, over TCP.
-	DialStream(ctx context.Context, cluster string, client netip.AddrPort) (net.Conn, error)
-	// DialPacket is DialStream for UDP: each Write is a datagram, and so is what
-	// each Read gives.
-	DialPacket(ctx context.Context, cluster string, client netip.AddrPort) (net.Conn, error)
 }
 
 // ServerConfig is what a Server stands on.
@@ -72,6 +59,7 @@ type Server struct {
 	log     *slog.Logger
 	keys    keys
 	admit   admission
+	h1      *h1.Server
 	changed chan struct{}
 
 	// hard ends when connections have to end at once.
@@ -125,6 +113,7 @@ func New(cfg ServerConfig) (*Server, error) {
 		failed:  make(map[Bind]error),
 	}
 	s.admit.limits = s.limits
+	s.h1 = newH1(s)
 	s.hard, s.endHard = context.WithCancel(context.Background())
 	s.config.Store(&Config{})
 	return s, nil

@@ -46,13 +46,14 @@ func (c *conn) serveStream(r *StreamRoute) {
 	s := c.lp.srv
 	ctx, cancel := context.WithCancel(s.hard)
 	defer cancel()
-	up, err := c.dialStream(ctx, r)
+	up, release, err := c.dialStream(ctx, r)
 	if err != nil {
 		s.cfg.Events.refused(c.where, RefusedNoBackend)
 		s.log.Warn("stream without a backend", "bind", c.lp.bind, "client", c.remote, "sni", c.sni, "route", owner(r), "error", err)
 		reset(c.raw)
 		return
 	}
+	defer release()
 	defer up.Close()
 	defer context.AfterFunc(ctx, func() { up.Close() })()
 	relay(c.net, up, s.limits.StreamIdleTimeout)
@@ -65,12 +66,12 @@ func owner(r *StreamRoute) string {
 	return r.Owner.Kind + "/" + r.Owner.Namespace + "/" + r.Owner.Name
 }
 
-func (c *conn) dialStream(ctx context.Context, r *StreamRoute) (net.Conn, error) {
+func (c *conn) dialStream(ctx context.Context, r *StreamRoute) (net.Conn, func(), error) {
 	b, ok := r.choose()
 	if !ok {
-		return nil, errNoBackend
+		return nil, nil, errNoBackend
 	}
-	return c.lp.srv.cfg.Backends.DialStream(ctx, b.Cluster, c.remote)
+	return c.lp.srv.cfg.Backends.DialStream(ctx, b.Cluster, c.remote, c.policy != nil)
 }
 
 // reset makes the close of c a reset: the client does not take what it has for

@@ -194,12 +194,13 @@ func (u *relayUDP) serve(key sessionKey, ses *session) {
 		}
 		u.mu.Unlock()
 	}()
-	up, err := s.cfg.Backends.DialPacket(s.hard, ses.cluster, key.client)
+	up, release, err := s.cfg.Backends.DialPacket(s.hard, ses.cluster, key.client)
 	if err != nil {
 		s.cfg.Events.refused(ses.where, RefusedNoBackend)
 		s.log.Warn("datagrams without a backend", "bind", u.lp.bind, "client", key.client, "cluster", ses.cluster, "error", err)
 		return
 	}
+	defer release()
 	defer up.Close()
 	if !u.flush(ses, up) {
 		return
