@@ -135,10 +135,39 @@ func (b *messageBody) ready() bool {
 	return b.state == bodyDone || b.r.buffered() > 0 && (b.state == bodyData || b.state == bodyUntilEOF)
 }
 
+// there is how many bytes of data read gives without waiting.
+func (b *messageBody) there() int {
+	switch b.state {
+	case bodyData:
+		return int(min(b.left, int64(b.r.buffered())))
+	case bodyUntilEOF:
+		return b.r.buffered()
+	}
+	return 0
+}
+
+// dropBuffered reads past as much of the body as is there.
+func (b *messageBody) dropBuffered() {
+	for b.state != bodyDone {
+		if b.state == bodyData {
+			n := b.there()
+			if n == 0 {
+				return
+			}
+			b.r.discard(n)
+			b.consumed(int64(n))
+		} else if ok, err := b.advance(); !ok || err != nil {
+			return
+		}
+	}
+}
+
 // advance goes one step on between the data of chunks, if what it needs is
 // buffered.
 func (b *messageBody) advance() (bool, error) {
 	switch b.state {
+	case bodyUntilEOF:
+		return false, nil
 	case bodyChunkEnd:
 		in := b.r.bytes()
 		if len(in) > 0 && in[0] != '\r' || len(in) > 1 && in[1] != '\n' {
@@ -222,10 +251,8 @@ func parseChunk(line []byte) (size int64, ext int, err error) {
 	if i == 0 || len(rest) > 0 && rest[0] != ';' {
 		return 0, 0, errChunkSize
 	}
-	for _, c := range rest {
-		if class[c]&isValue == 0 {
-			return 0, 0, errChunkExt
-		}
+	if !all(rest, isValue) {
+		return 0, 0, errChunkExt
 	}
 	return size, len(rest), nil
 }

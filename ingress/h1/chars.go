@@ -46,7 +46,7 @@ func classes() (t [256]uint8) {
 }
 
 // all says whether every byte of s is of class c.
-func all(s string, c uint8) bool {
+func all[T string | []byte](s T, c uint8) bool {
 	for i := range len(s) {
 		if class[s[i]]&c == 0 {
 			return false
@@ -62,7 +62,7 @@ func validValue(s string) bool { return all(s, isValue) }
 // 3986 wants escaped, 8-bit ones among them, are let through as every server
 // does: they cannot move the end of a message. Spaces, controls and fragments
 // are not.
-func validTarget(s string) bool { return s != "" && all(s, isTarget) }
+func validTarget[T string | []byte](s T) bool { return len(s) > 0 && all(s, isTarget) }
 
 // canonicalName returns a field name in the form of http.CanonicalHeaderKey, and
 // whether it is one. It returns s itself if that has the form, which is what most

@@ -147,10 +147,10 @@ func (b *requestBody) BytesRead() int64 { return b.n.Load() }
 func (b *requestBody) Buffered() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.state != bodyData || b.expect.Load() {
+	if b.err != nil || b.expect.Load() {
 		return 0
 	}
-	return int(min(b.left, int64(b.c.read.buffered())))
+	return b.there()
 }
 
 // Close ends reading; a Read under way in another goroutine returns. The rest of

@@ -83,6 +83,10 @@ func (w *response) splice(src io.Reader) (total int64, err error) {
 		w.left -= n
 		w.written += n
 		total += n
+		if err != nil && w.c.watch.raw != nil && peerClosed(w.c.watch.raw) {
+			// Whose error it is the kernel does not tell.
+			return total, w.c.noteWrite(err)
+		}
 		if err != nil || n == 0 {
 			return total, err
 		}
