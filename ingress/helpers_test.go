@@ -331,3 +331,63 @@ func eventually(t testing.TB, why string, ok func() bool) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// failures counts Events.
+type failures struct {
+	mu             sync.Mutex
+	byReason       map[HandshakeReason]int
+	refusals       map[RefuseReason]int
+	opened, closed int
+}
+
+func (f *failures) events() Events {
+	f.byReason, f.refusals = make(map[HandshakeReason]int), make(map[RefuseReason]int)
+	return Events{
+		Opened:          func(Where) { f.mu.Lock(); f.opened++; f.mu.Unlock() },
+		Closed:          func(Where) { f.mu.Lock(); f.closed++; f.mu.Unlock() },
+		Refused:         func(_ Where, r RefuseReason) { f.mu.Lock(); f.refusals[r]++; f.mu.Unlock() },
+		HandshakeFailed: func(_ Where, r HandshakeReason) { f.mu.Lock(); f.byReason[r]++; f.mu.Unlock() },
+	}
+}
+
+func (f *failures) count(r HandshakeReason) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.byReason[r]
+}
+
+func (f *failures) refused(r RefuseReason) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refusals[r]
+}
+
+func (f *failures) open() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.opened - f.closed
+}
+
+// oneSession gives every server the same session: a client that does not care
+// whose it is.
+type oneSession struct {
+	tls.ClientSessionCache
+	mu  sync.Mutex
+	got *tls.ClientSessionState
+}
+
+func (s *oneSession) Put(_ string, cs *tls.ClientSessionState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cs != nil {
+		s.got = cs
+	}
+}
+
+func (s *oneSession) Get(string) (*tls.ClientSessionState, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got, s.got != nil
+}
+
+func (s *oneSession) has() bool { _, ok := s.Get(""); return ok }
