@@ -63,6 +63,30 @@ func (t *Table[R]) nextWildcard(host string, after int) int {
 	return from + i
 }
 
+// All goes through the entries: hosts in order of the alphabet, and in order of
+// precedence within a host.
+func (t *Table[R]) All() iter.Seq[*Entry[R]] {
+	return func(yield func(*Entry[R]) bool) {
+		for _, name := range t.Hosts() {
+			for _, it := range t.named(name).items {
+				if !yield(it.Entry) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (t *Table[R]) named(name string) *host[R] {
+	switch suffix, wild := strings.CutPrefix(name, "*"); {
+	case name == "":
+		return t.any
+	case wild:
+		return t.wildcard[suffix]
+	}
+	return t.exact[name]
+}
+
 // Hosts returns the host names that there are entries for, as in Entry.Host, in
 // order of the alphabet.
 func (t *Table[R]) Hosts() []string {

@@ -68,12 +68,19 @@ func TestHosts(t *testing.T) {
 	if got := tab.Hosts(); !slices.Equal(got, want) {
 		t.Errorf("hosts %q, want %q", got, want)
 	}
+	var all []string
+	for e := range tab.All() {
+		all = append(all, e.Value)
+	}
+	if want := []string{"any long", "any", "wild wild", "wild", "exact"}; !slices.Equal(all, want) {
+		t.Errorf("entries %q, want %q", all, want)
+	}
 }
 
 func TestNilAndZeroTablesMatchNothing(t *testing.T) {
 	r := &Request{Host: "a", Path: "/", Method: "GET"}
 	for _, tab := range []*Table[string]{nil, {}, NewBuilder[string]().Table()} {
-		if e, ok := tab.Match(r); ok || len(tab.Explain(r)) > 0 || len(tab.Hosts()) > 0 {
+		if e, ok := tab.Match(r); ok || len(tab.Explain(r)) > 0 || len(tab.Hosts()) > 0 || len(slices.Collect(tab.All())) > 0 {
 			t.Errorf("an empty table matched %v", e)
 		}
 	}
