@@ -141,11 +141,13 @@ func (t *Translator) assemblePorts(g *gateway) {
 				}
 			}
 		}
-		// A UDP listener of the same number has the socket that the mirror needs.
-		p.QUIC = ingress.QUIC{
-			Off:       options.http3 == "off" || datagram.has(b.port),
-			Advertise: options.port,
-			ZeroRTT:   options.zeroRTT == "on",
+		if !b.udp && slices.ContainsFunc(p.Listeners, func(l *ingress.Listener) bool { return l.Protocol == ingress.HTTPS }) {
+			p.QUIC = ingress.QUIC{
+				// A UDP listener of the same number has the socket that the mirror needs.
+				Off:       options.http3 == "off" || datagram.has(b.port),
+				Advertise: options.port,
+				ZeroRTT:   options.zeroRTT == "on",
+			}
 		}
 		if i := slices.IndexFunc(before, func(was *ingress.Port) bool { return samePort(was, p) }); i >= 0 {
 			p = before[i]

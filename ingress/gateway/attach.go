@@ -17,7 +17,7 @@ import (
 type parentResult struct {
 	ref        gatewayv1.ParentReference
 	controller string
-	gateway    types.NamespacedName
+	gateway    *gateway
 	refused    verdict // no listener takes the route
 	listeners  []*listener
 	compiled   []*compiled // one, or two for a TLSRoute on listeners of both modes
@@ -98,7 +98,7 @@ func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in m
 	if o == nil {
 		return parentResult{}, false
 	}
-	r := parentResult{ref: ref, controller: g.controller, gateway: gatewayName}
+	r := parentResult{ref: ref, controller: g.controller, gateway: g}
 	listeners, refused := t.candidates(s, o, ref)
 	r.refused = refused
 	from := backend.From{Kind: gatewayv1.Kind(s.kind), Namespace: s.Namespace}
@@ -150,7 +150,7 @@ func (t *Translator) candidates(s *routeState, o *owner, ref gatewayv1.ParentRef
 	}
 	if len(allowed) == 0 {
 		return nil, because(gatewayv1.RouteReasonNotAllowedByListeners,
-			fmt.Sprintf("no listener%s of %s %s takes a %s of namespace %q: see allowedRoutes and protocol",
+			fmt.Sprintf("no listener%s of %s %s takes %ss of namespace %q: see its allowedRoutes and protocol",
 				describeIf(ref), o.kind, o.NamespacedName, s.kind, s.Namespace))
 	}
 	for _, l := range allowed {

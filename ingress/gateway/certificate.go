@@ -73,6 +73,9 @@ func (r referrer) secret(ref gatewayv1.SecretObjectReference) found {
 		return found{forbidden: why}
 	}
 	c, err := r.t.index.Certs().Certificate(name)
+	if err != nil && err.Reason != certs.NotFound { // which names it
+		err = &certs.Error{Reason: err.Reason, Message: fmt.Sprintf("Secret %s: %s", name, err.Message)}
+	}
 	if err == nil {
 		r.t.lastGood[name] = c
 		return found{certificate: c}

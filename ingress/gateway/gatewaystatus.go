@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/adit-mesh/adit/ingress"
@@ -117,11 +118,49 @@ func (w *statusWriter) gatewayAccepted(states []listenerStatus) condition {
 	if !g.accepted.ok() {
 		return isNot(gatewayv1.GatewayConditionAccepted, g.accepted)
 	}
-	if names := invalidListeners(g.owners[0].listeners); names != "" {
+	if names := invalidNow(g.owners[0].listeners, states); names != "" {
 		return is(gatewayv1.GatewayConditionAccepted, gatewayv1.GatewayReasonListenersNotValid,
 			"some listeners are not valid, the others are served: "+names)
 	}
 	return is(gatewayv1.GatewayConditionAccepted, gatewayv1.GatewayReasonAccepted, "the Gateway is accepted")
+}
+
+// invalidNow is invalidListeners with those of which the socket could not be had.
+func invalidNow(list []*listener, states []listenerStatus) string {
+	var names []string
+	for i, l := range list {
+		why := l.invalid().reason
+		if why == "" && states[i].accepted.status != metav1.ConditionTrue {
+			why = states[i].accepted.reason
+		}
+		if why != "" {
+			names = append(names, fmt.Sprintf("%s (%s)", l.name, why))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// served says in one condition which listeners are programmed. No listener at
+// all, or only such as are not, make it false for the reason of the first.
+func served[K ~string](kind K, what string, list []*listener, states []listenerStatus) condition {
+	var down []string
+	var why condition
+	for i, s := range states {
+		if s.programmed.status != metav1.ConditionTrue {
+			if down = append(down, list[i].name); len(down) == 1 {
+				why = s.programmed
+			}
+		}
+	}
+	switch {
+	case len(states) == 0:
+		return isNot(kind, because(gatewayv1.GatewayReasonInvalid, what+" has no listener"))
+	case len(down) == len(states):
+		return isNot(kind, verdict{why.reason, fmt.Sprintf("no listener is served; %s: %s", down[0], why.message)})
+	case len(down) > 0:
+		return is(kind, gatewayv1.GatewayReasonProgrammed, fmt.Sprintf("%s is served; not its listeners %s: see there", what, strings.Join(down, ", ")))
+	}
+	return is(kind, gatewayv1.GatewayReasonProgrammed, what+" is served")
 }
 
 func (w *statusWriter) gatewayResolved(states []listenerStatus) condition {
@@ -155,20 +194,7 @@ func (w *statusWriter) gatewayProgrammed(states []listenerStatus, input statusIn
 	case len(input.placed.Addresses) == 0:
 		return isNot(kind, because(gatewayv1.GatewayReasonAddressNotAssigned, "no address is assigned to the Gateway yet"))
 	}
-	var down []string
-	reason := gatewayv1.GatewayReasonInvalid
-	for i, s := range states {
-		if s.programmed.status != metav1.ConditionTrue {
-			down = append(down, fmt.Sprintf("listener %s: %s", g.owners[0].listeners[i].name, s.programmed.message))
-			if s.programmed.reason == string(gatewayv1.ListenerReasonPending) {
-				reason = gatewayv1.GatewayReasonPending
-			}
-		}
-	}
-	if len(down) > 0 && len(down) == len(states) {
-		return isNot(kind, because(reason, sentence(down...)))
-	}
-	return is(kind, gatewayv1.GatewayReasonProgrammed, sentence(append([]string{"the Gateway is served"}, down...)...))
+	return served(kind, "the Gateway", g.owners[0].listeners, states)
 }
 
 func (w *statusWriter) listenerSet(o *owner) Status {
@@ -191,16 +217,16 @@ func (w *statusWriter) listenerSet(o *owner) Status {
 	}
 	return Status{Kind: kindListenerSet, Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID, Generation: obj.Generation,
 		ListenerSet: &gatewayv1.ListenerSetStatus{
-			Conditions: conditions(obj.Status.Conditions, obj.Generation, w.now, w.setAccepted(o), w.setProgrammed(o, states)),
+			Conditions: conditions(obj.Status.Conditions, obj.Generation, w.now, w.setAccepted(o, states), w.setProgrammed(o, states)),
 			Listeners:  listeners,
 		}}
 }
 
-func (w *statusWriter) setAccepted(o *owner) condition {
+func (w *statusWriter) setAccepted(o *owner, states []listenerStatus) condition {
 	if !o.refused.ok() {
 		return isNot(gatewayv1.ListenerSetConditionAccepted, o.refused)
 	}
-	if names := invalidListeners(o.listeners); names != "" {
+	if names := invalidNow(o.listeners, states); names != "" {
 		return is(gatewayv1.ListenerSetConditionAccepted, gatewayv1.ListenerSetReasonListenersNotValid,
 			"some listeners are not valid, the others are served: "+names)
 	}
@@ -219,16 +245,5 @@ func (w *statusWriter) setProgrammed(o *owner, states []listenerStatus) conditio
 	if w.programmed.status != metav1.ConditionTrue {
 		return isNot(kind, because(reasonParentNotProgrammed, fmt.Sprintf("Gateway %s is not programmed", w.g.name())))
 	}
-	var down []string
-	reason := ""
-	for i, s := range states {
-		if s.programmed.status != metav1.ConditionTrue {
-			down = append(down, fmt.Sprintf("listener %s: %s", o.listeners[i].name, s.programmed.message))
-			reason = firstReason(reason, s.programmed.reason)
-		}
-	}
-	if len(down) == len(states) {
-		return isNot(kind, verdict{reason, sentence(down...)})
-	}
-	return is(kind, gatewayv1.ListenerSetReasonProgrammed, sentence(append([]string{"the ListenerSet is served"}, down...)...))
+	return served(kind, "the ListenerSet", o.listeners, states)
 }

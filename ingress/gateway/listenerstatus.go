@@ -48,7 +48,7 @@ func (w *statusWriter) listener(l *listener) listenerStatus {
 	case socket.reason == string(gatewayv1.ListenerReasonPortUnavailable):
 		s.accepted = isNot(gatewayv1.ListenerConditionAccepted, socket)
 	}
-	s.programmed = is(gatewayv1.ListenerConditionProgrammed, gatewayv1.ListenerReasonProgrammed, sentence("the listener is served", note))
+	s.programmed = is(gatewayv1.ListenerConditionProgrammed, gatewayv1.ListenerReasonProgrammed, "the listener is served"+note)
 	switch {
 	case !l.conflict.ok():
 		s.programmed = isNot(gatewayv1.ListenerConditionProgrammed, l.conflict)
@@ -81,7 +81,7 @@ func (w *statusWriter) socket(l *listener) (why verdict, note string) {
 			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d cannot be served: %v", l.port, err)), ""
 		}
 		if err := w.applied.NoQUIC[b.bind]; err != nil && l.terminates() {
-			note = fmt.Sprintf("but not over HTTP/3: %v", err)
+			note = fmt.Sprintf("; but not over HTTP/3: %v", err)
 		}
 		return verdict{}, note
 	}
@@ -101,6 +101,9 @@ func (l *listener) supportedKinds() []gatewayv1.RouteGroupKind {
 // attachedRoutes counts the routes on the listener that are accepted there.
 func (l *listener) attachedRoutes() int32 {
 	n := int32(0)
+	if !l.gateway.accepted.ok() {
+		return n // none of them is
+	}
 	for _, a := range l.attachments {
 		if a.compiled.accepted.True && a.rejected == nil {
 			n++

@@ -84,6 +84,7 @@ func (t *Translator) replan(name types.NamespacedName) {
 		t.forgetPlan(g)
 		return
 	}
+	accepted := g.accepted
 	uses := make(set[reference])
 	r := referrer{t, parent{kindGateway, name}, uses}
 	g.controller, g.generation = controller, g.obj.Generation
@@ -111,6 +112,9 @@ func (t *Translator) replan(name types.NamespacedName) {
 	t.forgetCertificates(g.uses)
 	g.uses = uses
 	t.compareOwners(g, before)
+	if g.accepted != accepted {
+		t.staleRoutesOf(g) // they are told
+	}
 	g.keys = g.portsOf()
 }
 

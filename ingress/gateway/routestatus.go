@@ -36,6 +36,10 @@ func (r *parentResult) accepted(s *routeState) condition {
 	if !r.refused.ok() {
 		return isNot(gatewayv1.RouteConditionAccepted, r.refused)
 	}
+	if !r.gateway.accepted.ok() {
+		return condition{string(gatewayv1.RouteConditionAccepted), metav1.ConditionUnknown, string(gatewayv1.RouteReasonPending),
+			fmt.Sprintf("Gateway %s is not accepted: %s", r.gateway.name(), r.gateway.accepted.message)}
+	}
 	for _, c := range r.compiled {
 		if !c.accepted.True {
 			return isNot(gatewayv1.RouteConditionAccepted, because(c.accepted.Reason, c.accepted.Message))

@@ -171,7 +171,7 @@ func (t *Translator) gatewaysTo(service types.NamespacedName) []types.Namespaced
 	for key := range t.routesTo[service] {
 		for _, r := range t.routes[key].results {
 			if len(r.listeners) > 0 {
-				names.add(r.gateway)
+				names.add(r.gateway.name())
 			}
 		}
 	}
