@@ -90,7 +90,7 @@ func (x *Index) Resolve(from From, ref gatewayv1.BackendObjectReference) (Target
 		Referrer{Group: gatewayv1.GroupName, Kind: from.Kind, Namespace: from.Namespace},
 		Referent{Kind: "Service", Namespace: name.Namespace, Name: name.Name},
 	) {
-		return Target{}, problem(gatewayv1.RouteReasonRefNotPermitted, "no ReferenceGrant in namespace %s lets a %s of namespace %s refer to Service %s",
+		return Target{}, problem(gatewayv1.RouteReasonRefNotPermitted, "no ReferenceGrant in namespace %s permits %ss of namespace %s to refer to Service %s",
 			name.Namespace, from.Kind, from.Namespace, name.Name)
 	}
 	s := x.services[name]
@@ -112,7 +112,7 @@ func (x *Index) resolvePort(s *service, from From, number *gatewayv1.PortNumber)
 	if p == nil {
 		for _, other := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
 			if s.port(v.port, other) != nil {
-				return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s is %s, and a %s needs %s", v.port, s.name, other, from.Kind, v.protocol())
+				return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s is %s, and %ss need %s", v.port, s.name, other, from.Kind, v.protocol())
 			}
 		}
 		return Target{}, problem(gatewayv1.RouteReasonBackendNotFound, "Service %s has no port %d", s.name, v.port)
@@ -120,7 +120,7 @@ func (x *Index) resolvePort(s *service, from From, number *gatewayv1.PortNumber)
 	app, known := applicationOf(p)
 	isHTTP := v.use == forHTTP || v.use == forGRPC
 	if isHTTP && !known || v.use == forGRPC && app.upgrade {
-		return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s has appProtocol %q, which a %s cannot speak", v.port, s.name, *p.AppProtocol, from.Kind)
+		return Target{}, problem(gatewayv1.RouteReasonUnsupportedProtocol, "port %d of Service %s has appProtocol %q, which %ss cannot speak", v.port, s.name, *p.AppProtocol, from.Kind)
 	}
 	if v.use != forBytes && v.use != forUDP {
 		policy := s.policyFor(p)

@@ -111,9 +111,9 @@ func TestResolve(t *testing.T) {
 		{kind: "TCPRoute", ref: ref("", "web", 443), want: Target{Cluster: "default/web:443/tcp"}},
 		{kind: "TCPRoute", ref: ref("", "web", 53), want: Target{Cluster: "default/web:53/tcp"}},
 		{kind: "TCPRoute", ref: ref("", "secure", 443), gateway: edge, want: Target{Cluster: "default/secure:443/tcp"}},
-		{kind: "TCPRoute", ref: ref("", "web", 54), reason: "UnsupportedProtocol", says: "needs TCP"},
+		{kind: "TCPRoute", ref: ref("", "web", 54), reason: "UnsupportedProtocol", says: "need TCP"},
 		{kind: "UDPRoute", ref: ref("", "web", 53), want: Target{Cluster: "default/web:53/udp"}},
-		{kind: "UDPRoute", ref: ref("", "web", 80), reason: "UnsupportedProtocol", says: "needs UDP"},
+		{kind: "UDPRoute", ref: ref("", "web", 80), reason: "UnsupportedProtocol", says: "need UDP"},
 		{kind: "TLSRoute", ref: ref("", "secure", 443), want: Target{Cluster: "default/secure:443/tls"}},
 		{kind: "TLSRoute", ref: ref("", "secure", 443), gateway: edge, want: Target{Cluster: "default/secure:443/tls@infra/edge"}},
 		{kind: "TLSRoute", ref: ref("", "secure", 443), pass: true, gateway: edge, want: Target{Cluster: "default/secure:443/tcp"}},
@@ -131,7 +131,7 @@ func TestResolve(t *testing.T) {
 		{kind: "TLSRoute", ref: ref("", "broken", 443), pass: true, want: Target{Cluster: "default/broken:443/tcp"}},
 
 		{kind: "HTTPRoute", ref: ref("other", "web", 80), want: Target{Cluster: "other/web:80"}},
-		{kind: "GRPCRoute", ref: ref("other", "web", 80), reason: "RefNotPermitted", says: "GRPCRoute of namespace default"},
+		{kind: "GRPCRoute", ref: ref("other", "web", 80), reason: "RefNotPermitted", says: "GRPCRoutes of namespace default"},
 		{kind: "HTTPRoute", ref: ref("other", "private", 80), reason: "RefNotPermitted"},
 		{kind: "HTTPRoute", ref: ref("other", "nothing", 80), reason: "RefNotPermitted"},
 		{kind: "HTTPRoute", ref: ref("other", "absent", 80), reason: "BackendNotFound"},
@@ -294,5 +294,29 @@ spec:
 	x.DeleteReferenceGrant(types.NamespacedName{Namespace: "certs", Name: "a"})
 	if x.Permits(Referrer{Group: gatewayv1.GroupName, Kind: "Gateway", Namespace: "infra"}, Referent{Kind: "Secret", Namespace: "certs", Name: "any"}) {
 		t.Error("a grant outlives its object")
+	}
+}
+
+func TestClusterOfWhatIsGone(t *testing.T) {
+	x := NewIndex(Options{})
+	load(t, x, services)
+	from := From{Kind: "HTTPRoute", Namespace: "default"}
+	gone, _ := x.Resolve(from, ref("", "web", 82))
+	stays, _ := x.Resolve(from, ref("", "web", 80))
+	load(t, x, "kind: Service\nmetadata: {name: web}\nspec: {ports: [{name: http, port: 80}]}")
+	if c := x.Cluster(gone.Cluster); c != nil {
+		t.Errorf("the cluster of a port that is gone is %+v", c)
+	}
+	if x.Cluster(stays.Cluster) == nil || len(x.services[in("web")].clusters) != 1 {
+		t.Error("the cluster of the port that stays is not all that is left")
+	}
+	x.DeleteService(in("web"))
+	if c := x.Cluster(stays.Cluster); c != nil {
+		t.Errorf("the cluster of a Service that is gone is %+v", c)
+	}
+	for _, key := range []string{"", "web", "web:80", "default/web", "default/web:80/grpc", "no/such:1"} {
+		if c := x.Cluster(key); c != nil {
+			t.Errorf("cluster of %q is %+v", key, c)
+		}
 	}
 }
