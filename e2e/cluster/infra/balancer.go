@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,7 +96,7 @@ func (b *balancer) assign(ctx context.Context) error {
 	}
 	var failed error
 	for key, svc := range wanted {
-		if len(svc.Status.LoadBalancer.Ingress) > 0 {
+		if b.served(svc) {
 			continue
 		}
 		if err := b.give(ctx, key, svc, used); err != nil {
@@ -105,9 +106,36 @@ func (b *balancer) assign(ctx context.Context) error {
 	return failed
 }
 
+// served reports whether a Service has what it wants, as far as it can be had: an
+// address of the pools, or none if it asks for one that is not there.
+func (b *balancer) served(svc *corev1.Service) bool {
+	has := svc.Status.LoadBalancer.Ingress
+	wish := svc.Spec.LoadBalancerIP
+	if wish == "" {
+		return len(has) > 0
+	}
+	addr, err := netip.ParseAddr(wish)
+	if err != nil || !slices.ContainsFunc(b.pools, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return len(has) == 0
+	}
+	return len(has) == 1 && has[0].IP == addr.String()
+}
+
 func (b *balancer) give(ctx context.Context, key string, svc *corev1.Service, used map[netip.Addr]bool) error {
 	addrs := b.given[key]
-	if addrs == nil {
+	if wish, err := netip.ParseAddr(svc.Spec.LoadBalancerIP); err == nil {
+		switch {
+		case !slices.ContainsFunc(b.pools, func(p netip.Prefix) bool { return p.Contains(wish) }):
+			addrs = []netip.Addr{} // none, and what it had is taken back
+		case used[wish] && !slices.Contains(b.given[key], wish):
+			return fmt.Errorf("%s is another's", wish)
+		default:
+			used[wish] = true
+			addrs = []netip.Addr{wish}
+		}
+		b.given[key] = addrs
+	}
+	if len(addrs) == 0 && svc.Spec.LoadBalancerIP == "" {
 		for _, family := range svc.Spec.IPFamilies {
 			a, err := b.free(family, used)
 			if err != nil {
@@ -119,6 +147,7 @@ func (b *balancer) give(ctx context.Context, key string, svc *corev1.Service, us
 		b.given[key] = addrs
 	}
 	svc = svc.DeepCopy()
+	svc.Status.LoadBalancer.Ingress = nil
 	for _, a := range addrs {
 		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String()})
 	}
