@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // replayLimit is how much of a request's body is kept to send it again. What is
@@ -24,7 +25,9 @@ type clientBody struct {
 	reading sync.Mutex
 	src     io.Reader
 
+	start    time.Time
 	received atomic.Int64
+	ended    atomic.Int64 // when src was at its end, in ns since start; 0: it is not
 	// failure is the client's: it went away, or what it sends is no body.
 	failure atomic.Pointer[error]
 
@@ -99,6 +102,9 @@ func (b *clientBody) took(p []byte, err error) {
 		return
 	}
 	b.err = err
+	if err == io.EOF {
+		b.ended.Store(max(int64(time.Since(b.start)), 1))
+	}
 	for _, t := range b.tees {
 		t.end(err)
 	}

@@ -52,7 +52,14 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request, rule *Rule, x *Exc
 	if !strings.HasPrefix(x.Path, "/") {
 		x.Path = r.URL.RequestURI() // absolute form, or none
 	}
+	x.Proto = protoName(r)
+	if !hasBody(r) {
+		x.RequestTime = 1 // at once
+	}
 	t.grpc = isGRPC(r.Header)
+	if p.begun != nil {
+		p.begun(x)
+	}
 	return t
 }
 
@@ -63,6 +70,9 @@ func (t *transaction) end() {
 	if t.body != nil {
 		t.body.giveUp()
 		x.Received = t.body.received.Load()
+		if ended := t.body.ended.Load(); ended > 0 {
+			x.RequestTime = time.Duration(ended)
+		}
 	}
 	x.Duration = time.Since(x.Start)
 	x.RequestHeader = t.r.Header
@@ -78,6 +88,20 @@ func (t *transaction) end() {
 	if torn {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// protoName does not use r.Proto, which is another protocol's with extended
+// CONNECT.
+func protoName(r *http.Request) string {
+	switch {
+	case r.ProtoMajor == 3:
+		return "HTTP/3"
+	case r.ProtoMajor == 2:
+		return "HTTP/2"
+	case r.ProtoMinor == 0:
+		return "HTTP/1.0"
+	}
+	return "HTTP/1.1"
 }
 
 // clock gives the Date header of the current second without formatting it for each

@@ -93,6 +93,7 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Re
 	ctx, a.hints = t.hinting(ctx)
 	a.ctx = ctx
 	req := t.r.WithContext(ctx)
+	req.Close = false // is of the client's connection
 	if a.n > 1 {
 		// A connection may still be writing the header of the attempt before.
 		req.Header = req.Header.Clone()
@@ -105,7 +106,7 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Re
 		if a.header != nil {
 			a.header.start(a.lim.header)
 		}
-	} else if !t.connect {
+	} else {
 		t.body.begin(a.headerTimer())
 		req.Body = &attemptBody{b: t.body}
 	}
@@ -115,7 +116,9 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Re
 	if err != nil {
 		return nil, err
 	}
-	t.x.UpstreamTime = time.Since(a.sent)
+	now := time.Now()
+	t.x.UpstreamTime = now.Sub(a.sent)
+	t.x.ResponseTime = now.Sub(t.x.Start)
 	if a.header != nil {
 		a.header.stop()
 	}

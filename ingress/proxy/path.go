@@ -46,7 +46,4 @@ func setPath(u *url.URL, escaped string) {
 		return
 	}
 	u.Path, u.RawPath = plain, escaped
-	if plain == escaped {
-		u.RawPath = ""
-	}
 }

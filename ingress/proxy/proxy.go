@@ -16,6 +16,9 @@ import (
 type Config struct {
 	// Set has the clusters that rules refer to.
 	Set *upstream.Set
+	// Begin is called for each request when Serve or Refuse begins. nil = nobody
+	// wants to know.
+	Begin func(*Exchange)
 	// Record is called once for each request, after its last byte, on the
 	// goroutine that served it. The Exchange, and the headers in it, are reused
 	// as soon as it returns: it keeps nothing of them but strings. nil = nobody
@@ -37,6 +40,7 @@ type Config struct {
 // Proxy carries out rules. Its methods may be used by many goroutines.
 type Proxy struct {
 	set    *upstream.Set
+	begun  func(*Exchange)
 	record func(*Exchange)
 	log    *slog.Logger
 	server []string
@@ -55,7 +59,7 @@ type Proxy struct {
 
 // New returns a Proxy. Close ends what it does in the background.
 func New(c Config) *Proxy {
-	p := &Proxy{set: c.Set, record: c.Record, log: c.Logger, server: []string{c.ServerName},
+	p := &Proxy{set: c.Set, begun: c.Begin, record: c.Record, log: c.Logger, server: []string{c.ServerName},
 		tunnelIdle: c.TunnelIdle, mirrorTimeout: c.MirrorTimeout}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -147,20 +151,30 @@ func (t *transaction) serve() {
 		t.refuse(http.StatusServiceUnavailable, flagNoCluster, "cluster "+b.Cluster+" is not configured")
 		return
 	}
-	src, err := bodyOf(r)
-	if err != nil {
-		t.clientFailed(err)
+	if !t.connect && !t.takeBody() {
 		return
-	}
-	if src != nil {
-		t.body = &clientBody{src: src, keep: rule.Retry != nil && rule.Retry.Attempts > 0}
-		if r.ProtoMajor == 1 {
-			// The backend may answer, and we pass it on, before the upload is over.
-			_ = http.NewResponseController(t.w).EnableFullDuplex()
-		}
 	}
 	t.outgoing()
 	t.forwardTo(cluster)
+}
+
+// takeBody readies the request's body, if it has one.
+func (t *transaction) takeBody() bool {
+	src, err := bodyOf(t.r)
+	if err != nil {
+		t.clientFailed(err)
+		return false
+	}
+	if src == nil {
+		t.x.RequestTime = 1
+		return true
+	}
+	t.body = &clientBody{src: src, start: t.x.Start, keep: t.rule.Retry != nil && t.rule.Retry.Attempts > 0}
+	if t.r.ProtoMajor == 1 {
+		// The backend may answer, and we pass it on, before the upload is over.
+		_ = http.NewResponseController(t.w).EnableFullDuplex()
+	}
+	return true
 }
 
 // admit answers requests that no proxy like this one may forward, and notes
@@ -270,7 +284,7 @@ func (t *transaction) outgoing() {
 		t.rewrite(rule.Rewrite)
 		t.rewrite(backend.Rewrite)
 	}
-	if t.body == nil {
+	if t.body == nil && !t.connect {
 		r.Body, r.ContentLength = http.NoBody, 0
 		delete(h, "Content-Length")
 	}

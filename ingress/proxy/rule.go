@@ -135,22 +135,26 @@ type Persistence struct {
 }
 
 // Exchange is what is known of a request besides itself. The engine fills in
-// what it knows of connection and listener; Proxy fills in the rest, which the
-// access log and the metrics then tell.
+// Client; Proxy fills in the rest, which the access log and the metrics then tell.
+// The headers in it are those of the messages, and change or are used again after
+// Config.Record has returned.
 type Exchange struct {
 	Client Client
-	Rule   *Rule // nil: no rule matched
+	Rule   *Rule // nil: no rule matched; set from the beginning
 
 	// The rest is filled in while the request is served.
 	Start         time.Time
+	Proto         string // HTTP/1.0, HTTP/1.1, HTTP/2 or HTTP/3
 	Method, Path  string // as the client sent them
 	Host          string
 	Status        int
 	Flags         string // Envoy's response flags: NR, UH, UF, UT, DC …
 	Detail        string // the reason in words; "" for an answer from a backend
 	Cluster       string
-	Upstream      string // host:port
-	UpstreamTime  time.Duration
+	Upstream      string        // host:port
+	UpstreamTime  time.Duration // from the request to the answer's header, last attempt
+	RequestTime   time.Duration // from Start to the client's last byte; 0 = it did not come
+	ResponseTime  time.Duration // from Start to the header of the backend's answer; 0 = none came
 	Attempts      int
 	Received      int64 // body bytes from the client
 	Sent          int64 // body bytes to the client
@@ -158,9 +162,7 @@ type Exchange struct {
 	RequestID     string
 	ForwardedFor  string
 	UpstreamMesh  bool
-	RequestHeader http.Header // as received, trusted parts only; for %REQ(…)%
+	RequestHeader http.Header // as the backend got it: what was not to be believed is gone
 	RespHeader    http.Header // as sent
-	Trailer       http.Header
+	Trailer       http.Header // of the answer; nil = none
 }
-
-// Proxy carries out rules; see proxy.go.

@@ -18,8 +18,8 @@ var errTunnelIdle = errors.New("idle for too long")
 type side struct {
 	r io.Reader
 	w io.Writer
-	// closeWrite tells the peer that no more comes. nil: it cannot be told other
-	// than by ending the tunnel.
+	// closeWrite tells the peer that no more comes. nil, or errors.ErrUnsupported:
+	// it cannot be told other than by ending the tunnel.
 	closeWrite func() error
 	// finish ends pending reads; abort also shows the peer that the end is no
 	// orderly one. Both may be called more than once, from any goroutine.
@@ -102,22 +102,27 @@ func (tn *tunnel) ended(to *side) {
 	tn.mu.Lock()
 	both := tn.halfOpen || tn.over
 	tn.halfOpen = true
-	if to.closeWrite == nil {
-		tn.over = true // all that comes after is because of this
-	}
 	if tn.timer != nil && !both {
 		tn.timer.Reset(tn.patienceLocked())
 	}
 	tn.mu.Unlock()
+	if both {
+		return
+	}
+	err := errors.ErrUnsupported
+	if to.closeWrite != nil {
+		err = to.closeWrite()
+	}
 	switch {
-	case both:
-	case to.closeWrite == nil:
+	case err == nil:
+	case errors.Is(err, errors.ErrUnsupported):
+		tn.mu.Lock()
+		tn.over = true // all that fails from now on does because of this
+		tn.mu.Unlock()
 		tn.client.finish()
 		tn.backend.finish()
 	default:
-		if err := to.closeWrite(); err != nil {
-			tn.fail(err, to)
-		}
+		tn.fail(err, to)
 	}
 }
 

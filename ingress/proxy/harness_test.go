@@ -1,0 +1,264 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/http2"
+
+	"github.com/adit-mesh/adit/ingress/upstream"
+)
+
+func TestMain(m *testing.M) {
+	// Extended CONNECT is off in the HTTP/2 server of the standard library, unless
+	// the environment says otherwise when the process starts.
+	const on = "http2xconnect=1"
+	if old := os.Getenv("GODEBUG"); !strings.Contains(old, on) {
+		self, err := os.Executable()
+		if err == nil {
+			err = syscall.Exec(self, os.Args, append(os.Environ(), "GODEBUG="+strings.TrimPrefix(old+","+on, ",")))
+		}
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// edge is a Proxy behind servers of the standard library.
+type edge struct {
+	t     testing.TB
+	p     *Proxy
+	set   *upstream.Set
+	conf  map[string]*upstream.Config
+	rule  *Rule
+	cl    Client
+	url   string // of the HTTP/1.1 server
+	h2url string // of one for HTTP/2 over TLS, after serveTLS
+	tls   *httptest.Server
+
+	mu      sync.Mutex
+	records []Exchange
+}
+
+func newEdge(t testing.TB, conf map[string]*upstream.Config, rule *Rule, tweak ...func(*Config)) *edge {
+	t.Helper()
+	e := &edge{t: t, set: upstream.NewSet(upstream.SetConfig{}), conf: conf, rule: rule}
+	e.set.Apply(conf)
+	c := Config{Set: e.set, Record: e.record}
+	for _, f := range tweak {
+		f(&c)
+	}
+	e.p = New(c)
+	srv := httptest.NewServer(http.HandlerFunc(e.serve))
+	e.url = srv.URL
+	t.Cleanup(func() {
+		srv.Close()
+		if e.tls != nil {
+			e.tls.Close()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		e.p.Close(ctx)
+		e.set.Close(ctx)
+	})
+	return e
+}
+
+// serveTLS adds an HTTP/2 server, and returns a client for it.
+func (e *edge) serveTLS() *http.Client {
+	e.tls = httptest.NewUnstartedServer(http.HandlerFunc(e.serve))
+	e.tls.EnableHTTP2 = true
+	e.tls.StartTLS()
+	e.h2url = e.tls.URL
+	return e.tls.Client()
+}
+
+func (e *edge) serve(w http.ResponseWriter, r *http.Request) {
+	x := NewExchange()
+	x.Client = e.cl
+	x.Client.Remote = netip.MustParseAddrPort(r.RemoteAddr)
+	x.Client.TLS = r.TLS
+	if x.Client.Port == 0 {
+		x.Client.Port = 80
+	}
+	e.p.Serve(w, r, e.rule, x)
+}
+
+func (e *edge) record(x *Exchange) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := *x
+	c.RequestHeader, c.RespHeader = x.RequestHeader.Clone(), x.RespHeader.Clone()
+	e.records = append(e.records, c)
+}
+
+// last waits for the n-th record, and returns it.
+func (e *edge) last(n int) Exchange {
+	e.t.Helper()
+	var got Exchange
+	eventually(e.t, "a record of each request", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if len(e.records) < n {
+			return false
+		}
+		if len(e.records) > n {
+			e.t.Fatalf("%d records of %d requests", len(e.records), n)
+		}
+		got = e.records[n-1]
+		return true
+	})
+	return got
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if ok() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no %s within 10 s", what)
+		}
+	}
+}
+
+// backend starts one and returns its configuration.
+func backend(t testing.TB, h http.HandlerFunc) *upstream.Config {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return clusterOf(upstream.HTTP1, srv.Listener.Addr())
+}
+
+func h2cBackend(t testing.TB, h http.Handler) *upstream.Config {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: h, Protocols: protocols}
+	done := make(chan struct{})
+	go func() { _ = srv.Serve(ln); close(done) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	return clusterOf(upstream.H2, ln.Addr())
+}
+
+// rawBackend answers every connection with f.
+func rawBackend(t testing.TB, f func(net.Conn)) *upstream.Config {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { defer c.Close(); f(c) })
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	return clusterOf(upstream.HTTP1, ln.Addr())
+}
+
+// closedPort is an address that refuses connections.
+func closedPort(t testing.TB) net.Addr {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	return ln.Addr()
+}
+
+func clusterOf(p upstream.Protocol, addrs ...net.Addr) *upstream.Config {
+	c := &upstream.Config{Protocol: p}
+	for _, a := range addrs {
+		c.Endpoints = append(c.Endpoints, upstream.Endpoint{Addr: netip.MustParseAddrPort(a.String())})
+		c.Key = a.String()
+	}
+	return c
+}
+
+func one(c *upstream.Config) map[string]*upstream.Config {
+	return map[string]*upstream.Config{"a": c}
+}
+
+func toA() *Rule { return &Rule{Backends: []Backend{{Cluster: "a", Weight: 1}}} }
+
+func (e *edge) do(req *http.Request) (*http.Response, string) {
+	e.t.Helper()
+	res, body, err := e.try(req)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return res, body
+}
+
+var client = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+func (e *edge) try(req *http.Request) (*http.Response, string, error) {
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return res, string(b), err
+}
+
+func (e *edge) request(method, path string, body io.Reader, headers ...string) *http.Request {
+	e.t.Helper()
+	req, err := http.NewRequest(method, e.url+path, body)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	return req
+}
+
+func (e *edge) get(path string, headers ...string) (*http.Response, string) {
+	e.t.Helper()
+	return e.do(e.request("GET", path, nil, headers...))
+}
+
+// h2raw dials the HTTP/2 server without the client of the standard library, for
+// what that does not send.
+func (e *edge) h2raw() *http2.ClientConn {
+	e.t.Helper()
+	pool := e.tls.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	pool.NextProtos = []string{"h2"}
+	c, err := tls.Dial("tcp", strings.TrimPrefix(e.h2url, "https://"), pool)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	cc, err := (&http2.Transport{}).NewClientConn(c)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(func() { cc.Close() })
+	return cc
+}
