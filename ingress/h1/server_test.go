@@ -1,0 +1,404 @@
+package h1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What is accepted, and what the handler sees of it.
+func TestRequest(t *testing.T) {
+	for _, c := range []struct{ name, send, want string }{
+		{"plain", "GET /a?b=c HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			`GET "/a" "" "b=c" host=a.example uri=/a?b=c HTTP/1.1 length=0 map[] "" map[]`},
+		{"empty line first", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+			`GET "/" "" "" host=a uri=/ HTTP/1.1 length=0 map[] "" map[]`},
+		{"whitespace around values, names made canonical", "GET / HTTP/1.1\r\nhOST:\t a \r\nx-FORWARDED-for:1\r\nx_y: \r\nX-B: c d\t\r\nx-b:e\r\n\r\n",
+			`GET "/" "" "" host=a uri=/ HTTP/1.1 length=0 map[X-B:[c d e] X-Forwarded-For:[1] X_y:[]] "" map[]`},
+		{"escapes", "GET /a%2fb%20c?%20 HTTP/1.1\r\nHost: a\r\n\r\n",
+			`GET "/a/b c" "/a%2fb%20c" "%20" host=a uri=/a%2fb%20c?%20 HTTP/1.1 length=0 map[] "" map[]`},
+		{"two slashes", "GET //b/c HTTP/1.1\r\nHost: a\r\n\r\n",
+			`GET "//b/c" "" "" host=a uri=//b/c HTTP/1.1 length=0 map[] "" map[]`},
+		{"absolute target wins", "GET http://b:81/x HTTP/1.1\r\nHost: a\r\n\r\n",
+			`GET "/x" "" "" host=b:81 uri=http://b:81/x HTTP/1.1 length=0 map[] "" map[]`},
+		{"absolute target without a path", "GET https://b?x HTTP/1.1\r\nHost: b\r\n\r\n",
+			`GET "" "" "x" host=b uri=https://b?x HTTP/1.1 length=0 map[] "" map[]`},
+		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+			`OPTIONS "*" "" "" host=a uri=* HTTP/1.1 length=0 map[] "" map[]`},
+		{"IPv6", "GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n",
+			`GET "/" "" "" host=[2001:db8::1]:80 uri=/ HTTP/1.1 length=0 map[] "" map[]`},
+		{"port left empty", "GET / HTTP/1.1\r\nHost: a:\r\n\r\n",
+			`GET "/" "" "" host=a: uri=/ HTTP/1.1 length=0 map[] "" map[]`},
+		{"own method", "BREW-X /pot HTTP/1.1\r\nHost: a\r\n\r\n",
+			`BREW-X "/pot" "" "" host=a uri=/pot HTTP/1.1 length=0 map[] "" map[]`},
+		{"HTTP/1.0 without Host", "GET / HTTP/1.0\r\n\r\n",
+			`GET "/" "" "" host= uri=/ HTTP/1.0 length=0 map[] "" map[]`},
+		{"length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n\r\nhello",
+			`POST "/" "" "" host=a uri=/ HTTP/1.1 length=5 map[Content-Length:[005]] "hello" map[]`},
+		{"length of GET", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+			`GET "/" "" "" host=a uri=/ HTTP/1.1 length=5 map[Content-Length:[5]] "hello" map[]`},
+		{"length zero", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+			`POST "/" "" "" host=a uri=/ HTTP/1.1 length=0 map[Content-Length:[0]] "" map[]`},
+		{"chunks", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n006;a=\"b;c\"\r\n world\r\n0;x\r\n\r\n",
+			`POST "/" "" "" host=a uri=/ HTTP/1.1 length=-1 map[] "hello world" map[]`},
+		{"trailer", "POST / HTTP/1.1\r\nHost: a\r\nTrailer: x-sum, Host\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n",
+			`POST "/" "" "" host=a uri=/ HTTP/1.1 length=-1 map[] "0123456789" map[X-More:[2] X-Sum:[1]]`},
+		{"100 fields", "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: y\r\n", 99) + "\r\n",
+			`GET "/" "" "" host=a uri=/ HTTP/1.1 length=0 map[X:[y` + strings.Repeat(" y", 98) + `]] "" map[]`},
+		{"header of 40 KiB", "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("v", 40<<10) + "\r\n\r\n",
+			`GET "/" "" "" host=a uri=/ HTTP/1.1 length=0 map[X:[` + strings.Repeat("v", 40<<10) + `]] "" map[]`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got string
+			addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				got = fmt.Sprintf("%s %q %q %q host=%s uri=%s %s length=%d %v %q %v", r.Method, r.URL.Path, r.URL.RawPath,
+					r.URL.RawQuery, r.Host, r.RequestURI, r.Proto, r.ContentLength, r.Header, b, r.Trailer)
+				if r.RemoteAddr == "" {
+					t.Error("no RemoteAddr")
+				}
+			}))
+			// The next request must begin where this one ends.
+			answer := talk(t, addr, c.send+"GET /next HTTP/1.0\r\n\r\n")
+			if strings.HasPrefix(c.want, `GET "/" "" "" host= `) {
+				if strings.Count(answer, "HTTP/1.1 200 OK\r\n") != 1 {
+					t.Errorf("answer %q", answer)
+				}
+			} else if strings.Count(answer, "HTTP/1.1 200 OK\r\n") != 2 || !strings.Contains(got, "/next") {
+				t.Errorf("the request behind it was not found: %q", answer)
+			}
+		})
+		t.Run(c.name+", byte by byte", func(t *testing.T) {
+			var got string
+			addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b, _ := io.ReadAll(r.Body)
+				got = fmt.Sprintf("%s %q %q %q host=%s uri=%s %s length=%d %v %q %v", r.Method, r.URL.Path, r.URL.RawPath,
+					r.URL.RawQuery, r.Host, r.RequestURI, r.Proto, r.ContentLength, r.Header, b, r.Trailer)
+				w.Header().Set("Connection", "close")
+			}))
+			c1 := dial(t, addr)
+			step := max(1, len(c.send)/200)
+			for s := c.send; s != ""; s = s[min(step, len(s)):] {
+				io.WriteString(c1, s[:min(step, len(s))])
+			}
+			if b, err := io.ReadAll(c1); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200 OK\r\n") {
+				t.Errorf("answer %q, %v", b, err)
+			}
+			if got != c.want {
+				t.Errorf("got  %.300s\nwant %.300s", got, c.want)
+			}
+		})
+	}
+}
+
+// How the end of an answer is told. Date is left out of what is compared.
+func TestAnswer(t *testing.T) {
+	type w = http.ResponseWriter
+	for _, c := range []struct {
+		name, send string
+		handle     func(w w, r *http.Request)
+		want       string
+	}{
+		{"nothing", "GET / HTTP/1.1", func(w w, r *http.Request) {}, "200 OK|Content-Length: 0||+"},
+		{"small", "GET / HTTP/1.1", func(w w, r *http.Request) { io.WriteString(w, "hello") }, "200 OK|Content-Length: 5||hello+"},
+		{"in pieces", "GET / HTTP/1.1", func(w w, r *http.Request) { io.WriteString(w, "hel"); w.Write([]byte("lo")) }, "200 OK|Content-Length: 5||hello+"},
+		{"status without a name", "GET / HTTP/1.1", func(w w, r *http.Request) { w.WriteHeader(299) }, "299 |Content-Length: 0||+"},
+		{"second status", "GET / HTTP/1.1", func(w w, r *http.Request) { w.WriteHeader(404); w.WriteHeader(200) }, "404 Not Found|Content-Length: 0||+"},
+		{"own length", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			io.WriteString(w, "hello")
+		}, "200 OK|Content-Length: 5||hello+"},
+		{"own length that is none", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "+5")
+			io.WriteString(w, "hello")
+		}, "200 OK|Content-Length: 5||hello+"},
+		{"less than promised", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "6")
+			io.WriteString(w, "hello")
+		}, "200 OK|Content-Length: 6||hello-"},
+		{"more than promised", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			if n, err := io.WriteString(w, "hello!"); n != 0 || err != http.ErrContentLength {
+				t.Errorf("wrote %d, %v", n, err)
+			}
+			if n, err := io.Copy(w, strings.NewReader("hello!")); n != 0 || err != http.ErrContentLength {
+				t.Errorf("copied %d, %v", n, err)
+			}
+			io.WriteString(w, "hello")
+		}, "200 OK|Content-Length: 5||hello+"},
+		{"flushed", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "hello")
+			w.(http.Flusher).Flush()
+			w.(http.Flusher).Flush()
+			io.WriteString(w, " world")
+		}, "200 OK|Transfer-Encoding: chunked||5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n+"},
+		{"flushed to HTTP/1.0", "GET / HTTP/1.0", func(w w, r *http.Request) {
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "hello")
+		}, "200 OK|Connection: close||hello-"},
+		{"HTTP/1.0", "GET / HTTP/1.0", func(w w, r *http.Request) { io.WriteString(w, "hello") }, "200 OK|Connection: close|Content-Length: 5||hello-"},
+		{"HTTP/1.0 that stays", "GET / HTTP/1.0\r\nConnection: Keep-Alive", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			io.WriteString(w, "hello")
+		}, "200 OK|Connection: keep-alive|Content-Length: 5||hello+"},
+		{"HTTP/1.0 that would stay", "GET / HTTP/1.0\r\nConnection: Keep-Alive", func(w w, r *http.Request) { io.WriteString(w, "hello") },
+			"200 OK|Connection: close|Content-Length: 5||hello-"},
+		{"client closes", "GET / HTTP/1.1\r\nConnection: x,  Close", func(w w, r *http.Request) {}, "200 OK|Connection: close|Content-Length: 0||-"},
+		{"handler closes", "GET / HTTP/1.1", func(w w, r *http.Request) { w.Header().Set("Connection", "close") }, "200 OK|Connection: close|Content-Length: 0||-"},
+		{"coding of the handler", "GET / HTTP/1.1", func(w w, r *http.Request) { w.Header().Set("Transfer-Encoding", "chunked") }, "200 OK|Content-Length: 0||+"},
+		{"HEAD", "HEAD / HTTP/1.1", func(w w, r *http.Request) { io.WriteString(w, "hello") }, "200 OK||+"},
+		{"HEAD with a length", "HEAD / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "50")
+			if n, err := io.Copy(w, strings.NewReader("hello")); n != 5 || err != nil {
+				t.Errorf("copied %d, %v", n, err)
+			}
+		}, "200 OK|Content-Length: 50||+"},
+		{"204", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			w.WriteHeader(204)
+			if _, err := io.WriteString(w, "hello"); err != http.ErrBodyNotAllowed {
+				t.Errorf("writing a body to 204: %v", err)
+			}
+		}, "204 No Content||+"},
+		{"304", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			w.WriteHeader(304)
+		}, "304 Not Modified|Content-Length: 5||+"},
+		{"values that are none", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header()["X"] = []string{"a\r\nSet-Cookie: b\x00"}
+			w.Header()["X: y\r\nZ"] = []string{"b"}
+		}, "200 OK|Content-Length: 0|X: a  Set-Cookie: b ||+"},
+		{"informed", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Link", "<a>")
+			w.WriteHeader(103)
+			w.Header().Del("Link")
+			w.WriteHeader(200)
+		}, "103 Early Hints|Link: <a>||HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n+"},
+		{"not informed, in HTTP/1.0", "GET / HTTP/1.0", func(w w, r *http.Request) { w.WriteHeader(103) }, "200 OK|Connection: close|Content-Length: 0||-"},
+		{"trailer", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.Header().Set("Trailer", "X-Sum, Content-Length")
+			io.WriteString(w, "hello")
+			w.Header().Set("X-Sum", "1")
+			w.Header().Set("X-Late", "lost")
+		}, "200 OK|Trailer: X-Sum, Content-Length|Transfer-Encoding: chunked||5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n+"},
+		{"trailer that was not announced", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			io.WriteString(w, "hello")
+			w.Header().Set(http.TrailerPrefix+"grpc-status", "0")
+			w.Header().Set(http.TrailerPrefix+"host", "b")
+		}, "200 OK|Transfer-Encoding: chunked||5\r\nhello\r\n0\r\nGrpc-Status: 0\r\n\r\n+"},
+		{"trailer without a body", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			w.WriteHeader(200)
+			w.Header().Set(http.TrailerPrefix+"X", "0")
+		}, "200 OK|Transfer-Encoding: chunked||0\r\nX: 0\r\n\r\n+"},
+		{"trailer to HTTP/1.0", "GET / HTTP/1.0", func(w w, r *http.Request) {
+			w.Header().Set("Trailer", "X-Sum")
+			io.WriteString(w, "hello")
+			w.Header().Set("X-Sum", "1")
+		}, "200 OK|Connection: close|Content-Length: 5||hello-"},
+		{"abort", "GET / HTTP/1.1", func(w w, r *http.Request) {
+			io.WriteString(w, "hello")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, "200 OK|Transfer-Encoding: chunked||5\r\nhello\r\n-"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/" {
+					c.handle(w, r)
+				} else {
+					w.Header().Set("Connection", "close")
+				}
+			}))
+			got := talk(t, addr, c.send+"\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+			const next = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+			got = undated(got)
+			if i := strings.LastIndex(got, next); i > 0 {
+				got = got[:i] + "+"
+			} else {
+				got += "-"
+			}
+			if got = strings.TrimPrefix(got, "HTTP/1.1 "); readable(got) != c.want {
+				t.Errorf("got  %q\nwant %q", readable(got), c.want)
+			}
+		})
+	}
+}
+
+// undated leaves the lines of Date out.
+func undated(s string) string {
+	lines := strings.SplitAfter(s, "\r\n")
+	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "Date: ") }), "")
+}
+
+// readable sorts the lines of the first head and joins them with bars.
+func readable(s string) string {
+	head, rest, ok := strings.Cut(s, "\r\n\r\n")
+	if !ok {
+		return s
+	}
+	lines := strings.Split(head, "\r\n")
+	slices.Sort(lines[1:])
+	return strings.Join(lines, "|") + "||" + rest
+}
+
+// Bodies of every size around the buffer's, written in every way, arrive.
+func TestAnswerSizes(t *testing.T) {
+	body := make([]byte, 300<<10)
+	for i := range body {
+		body[i] = byte(i * 7)
+	}
+	ways := map[string]func(w http.ResponseWriter, b []byte) (int64, error){
+		"Write": func(w http.ResponseWriter, b []byte) (int64, error) { n, err := w.Write(b); return int64(n), err },
+		"String": func(w http.ResponseWriter, b []byte) (int64, error) {
+			n, err := io.WriteString(w, string(b))
+			return int64(n), err
+		},
+		"ReadFrom": func(w http.ResponseWriter, b []byte) (int64, error) {
+			return io.Copy(w, struct{ io.Reader }{strings.NewReader(string(b))})
+		},
+		"Pieces": func(w http.ResponseWriter, b []byte) (n int64, _ error) {
+			for len(b) > 0 {
+				k, err := w.Write(b[:min(len(b), 5000)])
+				if n += int64(k); err != nil {
+					return n, err
+				}
+				b = b[k:]
+			}
+			return n, nil
+		},
+	}
+	addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var n int
+		fmt.Sscan(r.Header.Get("N"), &n)
+		if r.Header.Get("Known") != "" {
+			w.Header().Set("Content-Length", fmt.Sprint(n))
+		}
+		if k, err := ways[r.Header.Get("Way")](w, body[:n]); k != int64(n) || err != nil {
+			t.Errorf("wrote %d, %v", k, err)
+		}
+		if got := w.(interface{ Written() int64 }).Written(); got != int64(n) {
+			t.Errorf("Written is %d after %d", got, n)
+		}
+	}))
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	for way := range ways {
+		for _, known := range []string{"", "yes"} {
+			for _, n := range []int{0, 1, 15, 4096, 15 << 10, bufferSize - 200, bufferSize - 100, bufferSize - 50, bufferSize - 8,
+				bufferSize - 7, bufferSize - 1, bufferSize, bufferSize + 1, 2 * bufferSize, len(body)} {
+				req, _ := http.NewRequest("GET", "http://"+addr, nil)
+				req.Header.Set("N", fmt.Sprint(n))
+				req.Header.Set("Way", way)
+				if known != "" {
+					req.Header.Set("Known", known)
+				}
+				resp, err := tr.RoundTrip(req)
+				if err != nil {
+					t.Fatalf("%s of %d: %v", way, n, err)
+				}
+				got, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || string(got) != string(body[:n]) {
+					t.Errorf("%s of %d: %d bytes arrived, %v", way, n, len(got), err)
+				}
+				if known != "" && resp.ContentLength != int64(n) {
+					t.Errorf("%s of %d: length %d", way, n, resp.ContentLength)
+				}
+			}
+		}
+	}
+}
+
+func TestPipelining(t *testing.T) {
+	addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "<%s %s>", r.URL.Path, b)
+	}))
+	var send, want strings.Builder
+	for i := range 200 {
+		switch i % 3 {
+		case 0:
+			fmt.Fprintf(&send, "GET /%d HTTP/1.1\r\nHost: a\r\n\r\n", i)
+			fmt.Fprintf(&want, "</%d >", i)
+		case 1:
+			fmt.Fprintf(&send, "POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", i)
+			fmt.Fprintf(&want, "</%d abc>", i)
+		case 2:
+			fmt.Fprintf(&send, "POST /%d HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", i)
+			fmt.Fprintf(&want, "</%d abc>", i)
+		}
+	}
+	got := talk(t, addr, send.String()+"GET /last HTTP/1.0\r\n\r\n")
+	var bodies strings.Builder
+	for part := range strings.SplitSeq(got, "\r\n\r\n") {
+		if i := strings.IndexByte(part, '<'); i == 0 {
+			bodies.WriteString(part[:strings.IndexByte(part, '>')+1])
+		}
+	}
+	if want.WriteString("</last >"); bodies.String() != want.String() {
+		t.Errorf("answers in another order than the requests:\n%s\n%s", bodies.String(), want.String())
+	}
+}
+
+func TestConnect(t *testing.T) {
+	addr := serve(t, &Server{Connect: true}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != "CONNECT" || r.Host != "b:443" || r.URL.Host != "b:443" || r.URL.Path != "" {
+			t.Errorf("%s %s %v", r.Method, r.Host, r.URL)
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	if got := talk(t, addr, "CONNECT b:443 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 403 ") {
+		t.Error(got)
+	}
+}
+
+func TestPreface(t *testing.T) {
+	const frames = "SM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	s := &Server{OnPreface: func(ctx context.Context, c net.Conn, h http.Handler) {
+		defer c.Close()
+		b := make([]byte, len(preface)+len(frames))
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != preface+frames {
+			t.Errorf("read %q, %v", b, err)
+		}
+		io.WriteString(c, "two")
+	}}
+	addr := serve(t, s, nil)
+	if got := talk(t, addr, preface+frames); got != "two" {
+		t.Errorf("got %q", got)
+	}
+	// Only at the beginning of a connection.
+	addr = serve(t, s, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	if got := talk(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"+preface); !strings.Contains(got, "HTTP/1.1 505 ") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestBytesReadAhead(t *testing.T) {
+	addr := listen(t, func(c net.Conn) {
+		var b [20]byte
+		io.ReadFull(c, b[:])
+		(&Server{}).ServePeer(context.Background(), c, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, r.RemoteAddr)
+		}), Peer{RemoteAddr: "192.0.2.1:5", Read: b[:]})
+	})
+	if got := talk(t, addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n192.0.2.1:5") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPanic(t *testing.T) {
+	addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic(errors.New("x")) }))
+	if got := talk(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
