@@ -359,17 +359,17 @@ func TestConfigChangesUnderLoad(t *testing.T) {
 func TestStreamOutlivesChanges(t *testing.T) {
 	ca := newAuthority(t)
 	bind := freeBind(t)
-	next := make(chan string)
+	lines := map[string]chan string{"h1": make(chan string), "h2": make(chan string), "h3": make(chan string)}
 	s := start(t, ServerConfig{Proxy: answering{under: func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		for line := range next {
+		for line := range lines[r.URL.RawQuery] {
 			io.WriteString(w, line+"\n")
 			rc.Flush()
 		}
 	}}})
 	s.apply(t, httpsPort(bind, 443, httpsListener("a", "a.org", []*tls.Certificate{ca.issue(t, "a.org")}, "/")))
 	for _, v := range versions {
-		next = make(chan string)
+		next := lines[v]
 		c := dialHTTP(t, v, bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "a.org"})
 		c.Timeout = 0
 		type opened struct {
@@ -378,7 +378,7 @@ func TestStreamOutlivesChanges(t *testing.T) {
 		}
 		got := make(chan opened, 1)
 		go func() {
-			resp, err := c.Get("https://a.org/events")
+			resp, err := c.Get("https://a.org/events?" + v)
 			got <- opened{resp, err}
 		}()
 		next <- "first"
