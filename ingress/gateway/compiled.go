@@ -80,7 +80,7 @@ func compileStream(s *routeState, refs []gatewayv1.BackendRef, rules int, res ba
 	}
 	if rules > 1 {
 		c.partial = &compile.Condition{True: true, Reason: gatewayv1.RouteReasonUnsupportedValue,
-			Message: fmt.Sprintf("Dropped Rule(s) 1 to %d: a %s has one rule", rules-1, s.kind)}
+			Message: fmt.Sprintf("Dropped Rules after the first: a %s has one", s.kind)}
 	}
 	services, clusters := make(set[types.NamespacedName]), make(set[string])
 	var messages []string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/adit-mesh/adit/ingress/gateway/certs"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -110,8 +111,11 @@ func (r referrer) authorities(ref gatewayv1.ObjectReference) ([]*x509.Certificat
 		return nil, gatewayv1.ListenerReasonRefNotPermitted, why
 	}
 	cas, err := r.t.index.Certs().ConfigMapCAs(name)
-	if err != nil {
+	if err != nil && err.Reason == certs.NotFound {
 		return nil, gatewayv1.ListenerReasonInvalidCACertificateRef, err.Message
+	}
+	if err != nil {
+		return nil, gatewayv1.ListenerReasonInvalidCACertificateRef, fmt.Sprintf("ConfigMap %s: %s", name, err.Message)
 	}
 	return cas, "", ""
 }

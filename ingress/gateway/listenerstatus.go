@@ -75,7 +75,7 @@ func (w *statusWriter) socket(l *listener) (why verdict, note string) {
 		case !b.known:
 			return because(gatewayv1.ListenerReasonPending, fmt.Sprintf("it is not known yet where port %d is to be served", l.port)), ""
 		case !b.ok():
-			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is served for Gateway %s, which is older", l.port, b.taken)), ""
+			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is served for Gateway %s, which has precedence", l.port, b.taken)), ""
 		}
 		if err := w.applied.Failed[b.bind]; err != nil {
 			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d cannot be served: %v", l.port, err)), ""

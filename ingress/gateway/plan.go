@@ -106,6 +106,7 @@ func (t *Translator) replan(name types.NamespacedName) {
 		}
 	}
 	markOverlaps(g.owners)
+	warnOfDatagrams(g.owners)
 	t.acceptOwners(g)
 
 	t.usedBy.replace(name, g.uses, uses)
@@ -308,6 +309,26 @@ func (l *listener) agreeOnQUIC(ports map[portKey]*quicOptions) {
 	}
 	if err := ports[key].agree(l.quic); err != nil {
 		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %v", err))
+	}
+}
+
+// warnOfDatagrams tells HTTPS listeners that a UDP listener has the socket which
+// HTTP/3 would be served on.
+func warnOfDatagrams(owners []*owner) {
+	datagrams := make(set[uint16])
+	for _, o := range owners {
+		for _, l := range o.listeners {
+			if l.udp && l.usable() {
+				datagrams.add(l.port)
+			}
+		}
+	}
+	for _, o := range owners {
+		for _, l := range o.listeners {
+			if l.protocol == ingress.HTTPS && l.quic.http3 != "off" && datagrams.has(l.port) {
+				l.warning = fmt.Sprintf("but HTTP/3 is not served: UDP port %d is another listener's", l.port)
+			}
+		}
 	}
 }
 
