@@ -52,6 +52,7 @@ type Agent struct {
 	ids      *identity.Manager
 	tel      *telemetry.Telemetry
 	proxy    *proxy.Proxy
+	edge     *edge     // nil without ingress
 	source   PodSource // of pods; build sets it unless it is set
 	pods     *podSet
 	ready    *readiness
@@ -138,6 +139,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	traffic.run("local pods", func() error { return a.pods.Run(soft) })
 	roles.serve(soft, a, traffic)
+	if a.edge != nil {
+		a.edge.start(soft, hard, traffic, supports)
+	}
 	a.log.Info("agent started", "version", a.version(), "node", a.cfg.NodeName, "trustDomain", a.cfg.TrustDomain,
 		"workloads", len(a.store.World().Workloads), "admin", a.cfg.Admin)
 
@@ -183,7 +187,7 @@ func (a *Agent) linger(soft, asked context.Context) error {
 	defer deadline.Stop()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
-	if a.kube != nil {
+	if a.kube != nil && a.cfg.Capture {
 		// What the API server was last heard of may be older than this.
 		ctx, cancel := context.WithTimeout(soft, askTimeout)
 		a.removed.Store(a.kube.source.AskUninstalling(ctx))
@@ -230,7 +234,9 @@ func (a *Agent) build(accessLog io.Writer) error {
 		if a.kube, err = a.newKubernetes(); err != nil {
 			return err
 		}
-		a.source = a.kube
+		if a.cfg.Capture {
+			a.source = a.kube
+		}
 	}
 	if a.issuer, err = a.openIssuer(td, accepted[1:]); err != nil {
 		return err
@@ -244,7 +250,7 @@ func (a *Agent) build(accessLog io.Writer) error {
 	if a.kube != nil {
 		a.store.Quarantine = addressQuarantine
 	}
-	if a.cfg.World.File != "" || a.kube != nil {
+	if a.cfg.Capture && (a.cfg.World.File != "" || a.kube != nil) {
 		// Before the world is loaded: what the kernel lacks is one message
 		// now, not one for each pod for ever.
 		if err := capture.Preflight(); err != nil {
@@ -268,14 +274,17 @@ func (a *Agent) build(accessLog io.Writer) error {
 	})
 	a.tel.RegisterPool(a.proxy.PoolStats)
 	a.tel.RegisterCertificates(a.ids.Certificates)
-	if a.source == nil {
+	switch {
+	case !a.cfg.Capture:
+		a.source = noPods{}
+	case a.source == nil:
 		a.source = storePods{a.store}
 	}
 	cfg := podSetConfig{
 		Source: a.source, Store: a.store, Identity: a.ids, Proxy: a.proxy, Telemetry: a.tel,
 		Ready: a.ready, DrainTimeout: a.cfg.DrainTimeout, SysctlRoot: a.cfg.SysctlRoot, Logger: a.log.With("part", "pods"),
 	}
-	if a.kube != nil {
+	if a.kube != nil && a.cfg.Capture {
 		cfg.Captured, cfg.Released, cfg.Trouble = a.kube.captured, a.kube.released, a.kube.trouble
 	}
 	a.pods = newPodSet(cfg)
@@ -283,7 +292,10 @@ func (a *Agent) build(accessLog io.Writer) error {
 		a.kube.pods = a.pods
 	}
 	a.registry.MustRegister(podStates{a})
-	return nil
+	if a.cfg.Ingress != nil {
+		a.edge, err = a.newEdge()
+	}
+	return err
 }
 
 // loadWorld reads the mesh file into store.

@@ -21,6 +21,12 @@ type Config struct {
 
 	World WorldConfig `yaml:"world"`
 	CA    CAConfig    `yaml:"ca"`
+	// Capture says whether local pods are captured. false is for a gateway alone,
+	// which needs no privilege. Default: true.
+	Capture bool `yaml:"capture"`
+	// Ingress is the edge: it takes requests from outside by Gateway API's objects
+	// and carries them to pods. Default: none.
+	Ingress *IngressConfig `yaml:"ingress"`
 	// CNI is the server that adit-cni asks before a pod's first process starts,
 	// and that plugin's installation. Default: none, pods are found once they
 	// run. It needs world.kubernetes.
@@ -195,6 +201,7 @@ func DefaultConfig() Config {
 		NodeName:         host,
 		TrustDomain:      "cluster.local",
 		CA:               CAConfig{TTL: 24 * time.Hour, TokenFile: "/var/run/secrets/tokens/istio-token"},
+		Capture:          true,
 		SysctlRoot:       "/proc/sys",
 		SameNode:         "hbone",
 		Log:              LogConfig{Level: "info", Format: "text"},
@@ -215,6 +222,9 @@ func (c *Config) complete() {
 		k.ClusterDomain = cmp.Or(k.ClusterDomain, "cluster.local")
 		k.ClusterID = cmp.Or(k.ClusterID, "Kubernetes")
 		k.RootNamespace = cmp.Or(k.RootNamespace, "adit-system")
+	}
+	if c.Ingress != nil {
+		c.Ingress.complete(c.TrustDomain)
 	}
 	if n := c.CNI; n != nil {
 		n.Socket = cmp.Or(n.Socket, "/run/adit/cni.sock")

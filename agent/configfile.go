@@ -27,6 +27,9 @@ func LoadConfig(path string) (Config, error) {
 	if cfg.World.Kubernetes != nil {
 		paths = append(paths, &cfg.World.Kubernetes.Kubeconfig)
 	}
+	if cfg.Ingress != nil {
+		paths = append(paths, &cfg.Ingress.Config, &cfg.Ingress.AccessLog.File)
+	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -59,6 +62,12 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	}
 	if _, named := doc.places["cni"]; named && cfg.CNI == nil {
 		cfg.CNI = new(CNIConfig)
+	}
+	if _, named := doc.places["ingress"]; named && cfg.Ingress == nil {
+		cfg.Ingress = new(IngressConfig)
+	}
+	if _, named := doc.places["ingress.kubernetes"]; named && cfg.Ingress.Kubernetes == nil {
+		cfg.Ingress.Kubernetes = new(IngressKubernetesConfig)
 	}
 	cfg.complete()
 	for _, f := range cfg.faults() {

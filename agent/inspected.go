@@ -44,7 +44,7 @@ func (a *Agent) capturedPods() []inspect.Captured {
 }
 
 func (a *Agent) unenrolledPods() []inspect.Unenrolled {
-	if a.kube == nil {
+	if a.kube == nil || a.kube.enrol == nil {
 		return nil
 	}
 	var list []inspect.Unenrolled

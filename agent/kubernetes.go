@@ -19,7 +19,7 @@ import (
 // kubernetes is what an agent has whose world is the Kubernetes API.
 type kubernetes struct {
 	source *kube.Source
-	enrol  *enrol.Enrol
+	enrol  *enrol.Enrol   // nil without capture
 	cni    *cni.Installer // nil without cni
 	host   *capture.Host  // nil without probes
 	ready  *readiness
@@ -48,6 +48,7 @@ func (a *Agent) newKubernetes() (*kubernetes, error) {
 	kcfg := kube.Config{
 		REST: rest, NodeName: a.cfg.NodeName, TrustDomain: a.cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain,
 		ClusterID: cfg.ClusterID, RootNamespace: cfg.RootNamespace, Self: a.opt.Self, Logger: log, Registerer: a.registry,
+		Observer: !a.cfg.Capture,
 	}
 	if a.cfg.CNI != nil {
 		kcfg.ExcludeNamespaces = a.cfg.CNI.ExcludeNamespaces
@@ -57,6 +58,9 @@ func (a *Agent) newKubernetes() (*kubernetes, error) {
 		return nil, fmt.Errorf("world.kubernetes: %w", err)
 	}
 	k := &kubernetes{source: source, ready: a.ready, log: log, location: rest.Host, newProbed: make(chan struct{}, 1)}
+	if !a.cfg.Capture {
+		return k, nil
+	}
 	if a.cfg.Probes {
 		if k.host, err = capture.OpenHost(capture.HostConfig{Logger: a.log.With("part", "probes"), OnRepair: a.hostRepaired}); err != nil {
 			return nil, fmt.Errorf("rules for kubelet's probes: %w", err)
@@ -203,6 +207,9 @@ func (k *kubernetes) runCNI(ctx context.Context) error {
 // and their ends need it, and what brings new pods until soft does.
 func (k *kubernetes) start(soft, hard context.Context, store *mesh.Store, traffic, supports *group) {
 	supports.run("kubernetes", func() error { return k.source.Run(hard, store) })
+	if k.enrol == nil {
+		return
+	}
 	traffic.run("running pods", func() error { return k.awaitSweep(soft) })
 	if k.host != nil {
 		supports.run("rules for probes", func() error { return k.host.Run(hard) })

@@ -96,6 +96,15 @@ func (s storePods) Run(ctx context.Context, set func([]LocalPod)) error {
 	}
 }
 
+// noPods is the source of an agent that captures nothing.
+type noPods struct{}
+
+func (noPods) Run(ctx context.Context, set func([]LocalPod)) error {
+	set(nil)
+	<-ctx.Done()
+	return nil
+}
+
 type podSetConfig struct {
 	Source       PodSource
 	Store        *mesh.Store

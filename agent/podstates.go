@@ -30,7 +30,7 @@ func (s podStates) Collect(c chan<- prometheus.Metric) {
 			count[string(p.State)]++
 		}
 	}
-	if s.a.kube != nil {
+	if s.a.kube != nil && s.a.kube.enrol != nil {
 		for _, p := range s.a.kube.enrol.Status() {
 			if p.Wanted {
 				count[waitingState]++

@@ -36,6 +36,23 @@ const ReferenceConfig = `  # This node's name in the mesh file; workloads of oth
   #   binDir: /opt/cni/bin
   #   binary: /adit-cni
   #   excludeNamespaces: [kube-system, adit-system]
+  # Whether local pods are captured. A gateway alone does without, and without
+  # privileges.
+  capture: true
+  # The edge: requests from outside, by Gateway API's objects. Default: none.
+  # ingress:
+  #   config: gateway/                # a directory of YAML files, watched
+  #   kubernetes:                     # or the API server, with world.kubernetes
+  #     separateUDPService: false     # two Services for each Gateway, where a
+  #                                   # load balancer takes one protocol only
+  #   controllerNames: [adit-mesh.github.io/gateway-controller]
+  #   identity: ""                    # shown to backends; "" = that of the own pod, or
+  #                                   # spiffe://TRUSTDOMAIN/ns/adit-system/sa/adit-ingress
+  #   accessLog:
+  #     format: text                  # text, json, "%START_TIME% %REQ(:PATH)% …"
+  #     file: ""                      # "" = standard output; "off" = none
+  #   proxyProtocol: []               # CIDRs of load balancers that send PROXY headers
+  #   trustedProxies: []              # CIDRs whose X-Forwarded-For is believed
   probes: false              # with world.kubernetes: kubelet's probes pass policy
   sysctlRoot: /proc/sys      # a writable one, where the agent's own is not
   # Between two pods of this node: hbone, or direct (joined inside the agent;

@@ -30,6 +30,7 @@ func (c Config) faults() []fault {
 	}
 	v.world(c)
 	v.ca(c)
+	v.ingress(c, td)
 	v.positive("ca.ttl", c.CA.TTL > 0)
 	v.positive("dialTimeout", c.DialTimeout > 0)
 	v.positive("halfCloseTimeout", c.HalfCloseTimeout > 0)
@@ -56,10 +57,10 @@ func (v *validator) world(c Config) {
 	switch {
 	case kubernetes && c.World.File != "":
 		v.add("world.file", "the world comes from one place; remove this, or world.kubernetes")
-	case !kubernetes && c.World.File == "" && len(c.Encapsulate) == 0 && len(c.Terminate) == 0:
-		v.add("world.file", "nothing to do: name a mesh file here, set world.kubernetes, or configure encapsulate or terminate")
+	case !kubernetes && c.World.File == "" && len(c.Encapsulate) == 0 && len(c.Terminate) == 0 && c.Ingress == nil:
+		v.add("world.file", "nothing to do: name a mesh file here, set world.kubernetes, or configure ingress, encapsulate or terminate")
 	}
-	if kubernetes && c.NodeName == "" {
+	if kubernetes && c.Capture && c.NodeName == "" {
 		v.add("nodeName", "needed with world.kubernetes: it says whose pods are captured; in a DaemonSet pass --node-name=$(NODE_NAME)")
 	}
 	if c.CNI != nil && !kubernetes {
@@ -269,5 +270,14 @@ func (v *validator) admin(value string) {
 	}
 	if addr, err := netip.ParseAddr(host); err != nil || !addr.IsLoopback() {
 		v.add("admin", "%q is not a loopback address; whoever reaches it can stop the agent, so use 127.0.0.1 or [::1]", value)
+	}
+}
+
+// prefixes checks CIDRs.
+func (v *validator) prefixes(field string, values []string) {
+	for i, value := range values {
+		if _, err := netip.ParsePrefix(value); err != nil {
+			v.add(index(field, i), "%q is not a CIDR such as 10.0.0.0/8", value)
+		}
 	}
 }

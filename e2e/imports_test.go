@@ -84,7 +84,7 @@ var edges = map[string][]string{
 	"k8s.io/client-go":                        {"agent/kube", "identity/cakube", "ingress/kube", "cmd", "e2e"},
 	"github.com/quic-go/quic-go":              {"ingress", "e2e"},
 	"github.com/pires/go-proxyproto":          {"ingress"},
-	"sigs.k8s.io/gateway-api":                 {"ingress/gateway", "ingress/kube", "ingress/file", "agent", "e2e"},
+	"sigs.k8s.io/gateway-api":                 {"ingress/gateway", "ingress/gateway/compile", "ingress/gateway/backend", "ingress/kube", "ingress/file", "agent", "e2e"},
 	"istio.io/client-go":                      {"agent/kube"},
 	"github.com/google/go-containerregistry/": {},
 	// The product starts no program; the demo starts itself.

@@ -38,7 +38,7 @@ type Config struct {
 	// cluster.
 	Self PodRef
 	// Observer says that this process captures nothing: it writes no statuses,
-	// which the agents do.
+	// which the agents do, and leaves nothing behind when it is uninstalled.
 	Observer bool
 	Logger   *slog.Logger // nil = discard
 	// Registerer takes the adit_kube_* metrics. nil = no metrics.
@@ -115,11 +115,11 @@ func (s *Source) Run(ctx context.Context, store *mesh.Store) error {
 	}
 	wg.Go(func() { s.watchConnection(ctx) })
 	wg.Go(func() { s.confirm(ctx) })
-	wg.Go(func() { s.followUninstall(ctx) })
 	wg.Go(func() { s.bundles.run(ctx, s) })
 	wg.Go(func() { s.annotator.run(ctx) })
 	wg.Go(func() { s.events.run(ctx) })
 	if !s.cfg.Observer {
+		wg.Go(func() { s.followUninstall(ctx) })
 		wg.Go(func() { s.runStatus(ctx) })
 	}
 	s.write(ctx, store)

@@ -121,7 +121,7 @@ whom, and reports what it saw. The applications know nothing of it.`,
 	})
 	cmd.SetVersionTemplate("{{.Version}}\n") // as adit version
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newCACmd(), newDemoCmd(), newVersionCmd())
+	cmd.AddCommand(newAgentCmd(), newBenchCmd(), newCACmd(), newDemoCmd(), newIngressCmd(), newVersionCmd())
 	cmd.AddCommand(newStatusCmd(), newPodsCmd(), newConnectionsCmd(), newWhyCmd())
 	return cmd
 }

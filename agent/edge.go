@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/adit-mesh/adit/agent/mesh"
+	"github.com/adit-mesh/adit/agent/proxy"
+	"github.com/adit-mesh/adit/ingress"
+	"github.com/adit-mesh/adit/ingress/file"
+	"github.com/adit-mesh/adit/ingress/gateway"
+	edgeproxy "github.com/adit-mesh/adit/ingress/proxy"
+	"github.com/adit-mesh/adit/ingress/upstream"
+)
+
+// edge is the ingress of an agent.
+type edge struct {
+	agent  *Agent
+	cfg    IngressConfig
+	log    *slog.Logger
+	set    *upstream.Set
+	dialer *proxy.Edge
+	server *ingress.Server
+	source edgeSource
+	fixed  *mesh.Workload // what the edge is in the mesh, if the configuration says so
+}
+
+// edgeSource is where Gateway API's objects come from.
+type edgeSource interface {
+	Run(ctx context.Context, apply func(*ingress.Config) ingress.Applied) error
+}
+
+const waitGateways = "gateways"
+
+// newEdge makes the parts of the ingress. It takes the mesh's from a.
+func (a *Agent) newEdge() (*edge, error) {
+	e := &edge{agent: a, cfg: *a.cfg.Ingress, log: a.log.With("part", "ingress")}
+	if e.cfg.Identity != "" {
+		id, err := spiffeid.FromString(e.cfg.Identity)
+		if err != nil {
+			return nil, err // Validate has seen it
+		}
+		if e.fixed = proxy.EdgeWorkload(id, a.cfg.NodeName); e.fixed == nil {
+			return nil, &ConfigError{Err: fmt.Errorf("ingress.identity: %s is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT", id)}
+		}
+	}
+	e.dialer = a.proxy.Edge(e.self)
+	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, Logger: e.log})
+	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log})
+	var err error
+	e.server, err = ingress.New(ingress.ServerConfig{
+		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, DrainTimeout: a.cfg.DrainTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ingress: %w", err)
+	}
+	options := gateway.Options{
+		ControllerNames: e.cfg.ControllerNames, Node: a.cfg.NodeName, Logger: e.log,
+		ClientIP: ingress.ClientIP{
+			ProxyProtocol: prefixes(e.cfg.ProxyProtocol),
+			Trust:         edgeproxy.Trust{CIDRs: prefixes(e.cfg.TrustedProxies)},
+		},
+	}
+	if e.source, err = file.New(file.Config{Dir: e.cfg.Config, Gateway: options, Logger: e.log}); err != nil {
+		return nil, &ConfigError{Err: fmt.Errorf("ingress.config: %w", err)}
+	}
+	a.ready.wait(waitGateways, "no configuration has been applied yet")
+	return e, nil
+}
+
+func prefixes(values []string) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(values))
+	for _, v := range values {
+		if p, err := netip.ParsePrefix(v); err == nil { // Validate has seen the others
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// self is what the edge is in the mesh, nil before that is known.
+func (e *edge) self() *mesh.Workload {
+	if e.fixed != nil {
+		return e.fixed
+	}
+	pod := e.agent.opt.Self
+	return e.agent.store.WorkloadByUID(e.agent.cfg.World.Kubernetes.ClusterID + "//Pod/" + pod.Namespace + "/" + pod.Name)
+}
+
+// DialEndpoint implements upstream.Dialer.
+func (e *edge) DialEndpoint(ctx context.Context, src, dst netip.AddrPort) (upstream.Conn, error) {
+	c, err := e.dialer.Dial(ctx, src, dst)
+	if err != nil || c.Peer.IsZero() {
+		return upstream.Conn{Conn: c.Conn}, err
+	}
+	return upstream.Conn{Conn: c.Conn, Mesh: &upstream.Mesh{Self: c.Self, Peer: c.Peer, CertHash: c.CertHash}}, nil
+}
+
+// start runs what brings requests in until soft ends, and what they need until
+// hard does.
+func (e *edge) start(soft, hard context.Context, traffic, supports *group) {
+	supports.run("identity of the ingress", func() error { return e.keepIdentity(hard) })
+	supports.run("endpoints of the ingress", func() error { return e.followMesh(hard) })
+	supports.run("gateways", func() error { return e.source.Run(hard, e.apply) })
+	traffic.run("ingress", func() error { return e.serve(soft) })
+}
+
+// endpointsGone is how long other nodes may take to notice that this pod is no
+// endpoint of its Services any more.
+const endpointsGone = 5 * time.Second
+
+func (e *edge) serve(soft context.Context) error {
+	serving, drain := context.WithCancel(context.WithoutCancel(soft))
+	defer drain()
+	go func() {
+		select {
+		case <-soft.Done():
+		case <-serving.Done():
+			return
+		}
+		if e.cfg.Kubernetes != nil {
+			select {
+			case <-time.After(endpointsGone):
+			case <-serving.Done():
+			}
+		}
+		drain()
+	}()
+	err := e.server.Run(serving)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(soft), time.Second)
+	defer cancel()
+	err = errors.Join(err, ignoreDeadline(e.set.Close(closing)))
+	e.dialer.Close()
+	return err
+}
+
+func ignoreDeadline(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil // what was cut had its time
+	}
+	return err
+}
+
+func (e *edge) apply(cfg *ingress.Config) ingress.Applied {
+	applied := e.server.Apply(cfg)
+	e.agent.ready.done(waitGateways)
+	return applied
+}
+
+// keepIdentity holds the certificate of the edge as long as ctx lasts.
+func (e *edge) keepIdentity(ctx context.Context) error {
+	changed, cancel := e.agent.store.Subscribe()
+	defer cancel()
+	var held spiffeid.ID
+	release := func() {}
+	defer func() { release() }()
+	for {
+		if self := e.self(); self != nil && self.Identity() != held {
+			held = self.Identity()
+			release()
+			release = e.agent.ids.Acquire(held)
+		}
+		if e.fixed != nil {
+			<-ctx.Done()
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// member is who has an address, as far as it matters to a connection there.
+type member struct {
+	uid   string
+	hbone bool
+}
+
+// followMesh keeps connections from outliving the reason for the way they were
+// made: an address that has joined the mesh, or left it, or is another pod's.
+func (e *edge) followMesh(ctx context.Context) error {
+	changed, cancel := e.agent.store.Subscribe()
+	defer cancel()
+	var seen map[netip.Addr]member
+	for {
+		now := make(map[netip.Addr]member, len(seen))
+		e.set.Evict(func(a netip.Addr) bool {
+			var m member
+			if w := e.agent.store.Workload(a); w != nil {
+				m = member{w.UID, w.Protocol == mesh.HBONE}
+			}
+			now[a] = m
+			was, known := seen[a]
+			return !known || was != m
+		})
+		seen = now
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
