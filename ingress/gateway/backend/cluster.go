@@ -82,7 +82,7 @@ func (x *Index) Cluster(key string) *upstream.Config {
 
 func (x *Index) configure(s *service, key string, v variant) *upstream.Config {
 	p := s.port(v.port, v.protocol())
-	c := &upstream.Config{Key: key, Endpoints: s.endpoints(p, x.options)}
+	c := &upstream.Config{Key: key, Endpoints: s.endpoints(p, x.options), Locality: s.locality()}
 	switch app, _ := applicationOf(p); v.use {
 	case forGRPC:
 		c.Protocol = upstream.H2
@@ -99,7 +99,7 @@ func (x *Index) configure(s *service, key string, v variant) *upstream.Config {
 }
 
 func equalConfigs(a, b *upstream.Config) bool {
-	return a.Key == b.Key && a.Protocol == b.Protocol && slices.Equal(a.Endpoints, b.Endpoints) && equalTLS(a.TLS, b.TLS)
+	return a.Key == b.Key && a.Protocol == b.Protocol && a.Locality == b.Locality && slices.Equal(a.Endpoints, b.Endpoints) && equalTLS(a.TLS, b.TLS)
 }
 
 func equalTLS(a, b *upstream.TLS) bool {

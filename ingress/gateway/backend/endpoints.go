@@ -64,7 +64,25 @@ func (s *service) endpoints(p *corev1.ServicePort, o Options) []upstream.Endpoin
 			chosen = f.draining
 		}
 	}
-	return sortedEndpoints(nearby(chosen, o))
+	if s.locality() == upstream.Anywhere {
+		chosen = nearby(chosen, o)
+	}
+	return sortedEndpoints(chosen)
+}
+
+// locality is what a Service's trafficDistribution asks for. The hints that its
+// endpoints have for it are not needed then: who picks one knows where each is,
+// and goes farther if the near ones fail, which hints do not allow.
+func (s *service) locality() upstream.Locality {
+	if d := s.object.Spec.TrafficDistribution; d != nil {
+		switch *d {
+		case corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferClose:
+			return upstream.SameZone
+		case corev1.ServiceTrafficDistributionPreferSameNode:
+			return upstream.SameNode
+		}
+	}
+	return upstream.Anywhere
 }
 
 // targetPort is the number that the endpoints of a slice have for a Service's

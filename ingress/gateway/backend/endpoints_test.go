@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/adit-mesh/adit/ingress/upstream"
 )
 
 func TestEndpoints(t *testing.T) {
@@ -91,6 +93,10 @@ spec: {ports: [{port: 80, targetPort: 8081}]}
 		{name: "hints that not all have do not count", options: Options{Zone: "a"},
 			docs: web + slice("a", "IPv4", http, `[{addresses: [10.0.0.1], hints: {forZones: [{name: a}]}}, {addresses: [10.0.0.2]}]`),
 			want: "10.0.0.1:8080 10.0.0.2:8080"},
+		{name: "nor where the Service says how near: farther ones may be needed", options: Options{Zone: "a"},
+			docs: strings.Replace(web, "{ports", "{trafficDistribution: PreferSameZone, ports", 1) +
+				slice("a", "IPv4", http, `[{addresses: [10.0.0.1], zone: a, hints: {forZones: [{name: a}]}}, {addresses: [10.0.0.2], zone: b, hints: {forZones: [{name: b}]}}]`),
+			want: "10.0.0.1:8080@a 10.0.0.2:8080@b"},
 		{name: "nor do those of other zones only", options: Options{Zone: "c"},
 			docs: web + slice("a", "IPv4", http, `[{addresses: [10.0.0.1], hints: {forZones: [{name: a}]}}]`),
 			want: "10.0.0.1:8080"},
@@ -120,5 +126,22 @@ spec: {ports: [{port: 80, targetPort: 8081}]}
 				t.Errorf("got %q, want %q", s, tt.want)
 			}
 		})
+	}
+}
+
+func TestLocality(t *testing.T) {
+	for distribution, want := range map[string]upstream.Locality{
+		"": upstream.Anywhere, "PreferClose": upstream.SameZone, "PreferSameZone": upstream.SameZone, "PreferSameNode": upstream.SameNode, "Other": upstream.Anywhere,
+	} {
+		x := NewIndex(Options{})
+		field := ""
+		if distribution != "" {
+			field = "trafficDistribution: " + distribution + ", "
+		}
+		load(t, x, "kind: Service\nmetadata: {name: web}\nspec: {"+field+"ports: [{port: 80}]}")
+		got, _ := x.Resolve(From{Kind: "HTTPRoute", Namespace: "default"}, ref("", "web", 80))
+		if c := x.Cluster(got.Cluster); c.Locality != want {
+			t.Errorf("%q: locality %v, want %v", distribution, c.Locality, want)
+		}
 	}
 }

@@ -30,6 +30,7 @@ func (w *world) service() metav1.Object {
 	o := &corev1.Service{ObjectMeta: w.meta("web", "api")}
 	o.Spec.Type = pick(w, corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName)
 	o.Spec.PublishNotReadyAddresses = w.IntN(4) == 0
+	o.Spec.TrafficDistribution = pick(w, nil, nil, ptr(corev1.ServiceTrafficDistributionPreferClose))
 	o.Spec.IPFamilies = pick(w, nil, []corev1.IPFamily{corev1.IPv4Protocol}, []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol})
 	for _, port := range []int32{80, 443} {
 		if w.IntN(4) == 0 {

@@ -177,6 +177,9 @@ func (x *Index) evaluate(p *policy) *evaluation {
 		accepted:   reason{gatewayv1.PolicyReasonAccepted, "the policy is accepted"},
 		resolved:   reason{gatewayv1.BackendTLSPolicyReasonResolvedRefs, "all references are resolved"},
 	}
+	if len(p.object.Spec.Options) > 0 {
+		e.accepted.message += "; none of its options is known, and they are not heeded"
+	}
 	p.result = e
 	if len(v.CACertificateRefs) > 0 {
 		x.trust(p, e)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/adit-mesh/adit/ingress/upstream"
 	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // told is one line for each ancestor: "POLICY GATEWAY Accepted=… ResolvedRefs=…".
@@ -107,6 +109,8 @@ spec:
 		{name: "no such port", docs: web + policy("a", older, `[{group: "", kind: Service, name: web, sectionName: absent}]`, valid),
 			want: []string{"a edge Accepted=False/TargetNotFound ResolvedRefs=True/ResolvedRefs", "a inner Accepted=False/TargetNotFound ResolvedRefs=True/ResolvedRefs"},
 			says: "no port named absent"},
+		{name: "options", docs: web + strings.Replace(policy("a", older, whole, valid), "spec:", "spec:\n  options: {example.com/minimum: v1}", 1),
+			want: []string{"a edge " + good, "a inner " + good}, says: "not heeded"},
 		{name: "targets of other controllers", docs: web + policy("a", older, `[{group: example.com, kind: Backend, name: web}]`, valid)},
 		{name: "no Gateway leads there", docs: web + policy("a", older, `[{group: "", kind: Service, name: unused}]`, valid)},
 	} {
@@ -202,4 +206,48 @@ spec:
 	if got, p := x.Resolve(From{Kind: "HTTPRoute", Namespace: "default"}, ref("", "web", 443)); p == nil {
 		t.Errorf("it resolves to %v", got)
 	}
+}
+
+// Whatever a policy says, it never leads to a backend that is not verified.
+func FuzzBackendTLSPolicy(f *testing.F) {
+	f.Add(`{targetRefs: [{kind: Service, name: web}], validation: {hostname: a, caCertificateRefs: [{kind: ConfigMap, name: ca}]}}`)
+	f.Add(`{targetRefs: [{kind: Service, name: web, sectionName: https}], validation: {hostname: a, wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: "a:b"}]}}`)
+	f.Fuzz(func(t *testing.T, spec string) {
+		o := &gatewayv1.BackendTLSPolicy{}
+		o.Namespace, o.Name = "default", "policy"
+		if err := yaml.Unmarshal([]byte(spec), &o.Spec); err != nil {
+			return
+		}
+		x := NewIndex(Options{})
+		load(t, x, `
+kind: Service
+metadata: {name: web}
+spec: {ports: [{name: https, port: 443}]}
+---
+kind: ConfigMap
+metadata: {name: ca}
+data: {ca.crt: CA}
+`)
+		before, _ := x.Resolve(From{Kind: "HTTPRoute", Namespace: "default"}, ref("", "web", 443))
+		x.SetBackendTLSPolicy(o)
+		statuses, _ := told(x, func(types.NamespacedName) []types.NamespacedName { return []types.NamespacedName{edge} })
+		got, p := x.Resolve(From{Kind: "HTTPRoute", Namespace: "default"}, ref("", "web", 443))
+		c := x.Cluster(before.Cluster).TLS
+		if len(statuses) == 0 {
+			return // of no Service
+		}
+		accepted := strings.Contains(statuses[0], "Accepted=True")
+		switch {
+		case p != nil:
+			if accepted || c == nil || c.Invalid == "" {
+				t.Fatalf("%s: %+v, but TLS is %+v", statuses[0], p, c)
+			}
+		case c == nil:
+			if accepted && slices.ContainsFunc(x.policies[in("policy")].targets(), func(t target) bool { return t.service == in("web") }) {
+				t.Fatalf("%s, but %v is plaintext", statuses[0], got)
+			}
+		case c.Invalid != "" || c.ServerName == "" || c.Roots == nil && len(o.Spec.Validation.CACertificateRefs) > 0:
+			t.Fatalf("TLS is %+v", c)
+		}
+	})
 }
