@@ -80,7 +80,7 @@ func FuzzPattern(f *testing.F) {
 func FuzzOrigin(f *testing.F) {
 	f.Add("https://*.example.com:8443", "https://a.b.example.com:8443")
 	f.Add("http://*", "http://[::1]")
-	f.Fuzz(func(t *testing.T, pattern, origin_ string) {
+	f.Fuzz(func(t *testing.T, pattern, value string) {
 		o, why := origin(pattern)
 		if why != nil {
 			return
@@ -88,8 +88,8 @@ func FuzzOrigin(f *testing.F) {
 		if (o.Exact == "") == (o.Regex == nil) {
 			t.Fatalf("%q: %+v", pattern, o)
 		}
-		if o.Regex != nil && o.Regex.MatchString(origin_) && strings.ContainsAny(strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(origin_), "https://"), "http://"), "/?#@") {
-			t.Fatalf("%q lets %q in, which is more than an origin", pattern, origin_)
+		if o.Regex != nil && o.Regex.MatchString(value) && strings.ContainsAny(strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(value), "https://"), "http://"), "/?#@") {
+			t.Fatalf("%q lets %q in, which is more than an origin", pattern, value)
 		}
 	})
 }

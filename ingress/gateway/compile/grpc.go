@@ -121,10 +121,10 @@ func grpcPath(in *gatewayv1.GRPCMethodMatch) (route.PathMatch, *invalid) {
 }
 
 func grpcRegex(service, method string) (route.PathMatch, *invalid) {
-	const any = "[^/]+"
+	const whatever = "[^/]+"
 	for _, expr := range []*string{&service, &method} {
 		if *expr == "" {
-			*expr = any
+			*expr = whatever
 		} else if _, why := pattern(*expr); why != nil {
 			why.message = "method: " + why.message
 			return route.PathMatch{}, why
