@@ -136,12 +136,17 @@ func TestReferenceConfig(t *testing.T) {
 func TestReferenceKubernetes(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^( *)# ( *[a-z][a-zA-Z]*:( .*)?)$`).ReplaceAllString(ReferenceConfig, "$1$2")
 	text = strings.Replace(text, "    file: world.yaml\n", "", 1)
+	text = regexp.MustCompile(`(?m)^ +config: gateway/ .*\n`).ReplaceAllString(text, "")
 	cfg, err := ParseConfig("reference", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	want := Config{World: WorldConfig{Kubernetes: new(KubernetesConfig)}, CNI: new(CNIConfig)}
+	want := Config{World: WorldConfig{Kubernetes: new(KubernetesConfig)}, CNI: new(CNIConfig),
+		Ingress: &IngressConfig{Kubernetes: new(IngressKubernetesConfig), ProxyProtocol: []string{}, TrustedProxies: []string{}}}
 	want.complete()
+	if diff := cmp.Diff(want.Ingress, cfg.Ingress); diff != "" {
+		t.Error(diff)
+	}
 	if diff := cmp.Diff(want.World, cfg.World); diff != "" {
 		t.Error(diff)
 	}
@@ -225,4 +230,30 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("accepted %q, and then: %v", data, err)
 		}
 	})
+}
+
+func TestIngressConfig(t *testing.T) {
+	for _, c := range []struct{ why, text, want string }{
+		{"neither source", "ingress: {}\n", "set one of ingress.config"},
+		{"both sources", "nodeName: a\nworld: {kubernetes: }\ningress: {config: x, kubernetes: }\n", "set one of ingress.config"},
+		{"no API server", "ingress: {kubernetes: }\n", "ingress.kubernetes: needs world.kubernetes"},
+		{"an identity of another trust domain", "ingress: {config: x, identity: spiffe://other/ns/a/sa/b}\n", "is not of the trust domain"},
+		{"no CIDR", "ingress: {config: x, trustedProxies: [10.0.0.1]}\n", "is not a CIDR"},
+		{"nothing to do", "world: {file: x}\ncapture: false\n", "nothing to do"},
+		{"alone", "ingress: {config: x}\n", ""},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			cfg, err := ParseConfig("test", []byte(c.text))
+			switch {
+			case c.want == "" && err != nil:
+				t.Fatal(err)
+			case c.want == "":
+				if got := cfg.Ingress.Identity; got != "spiffe://cluster.local/ns/adit-system/sa/adit-ingress" {
+					t.Errorf("the identity is %q", got)
+				}
+			case err == nil || !strings.Contains(err.Error(), c.want):
+				t.Errorf("error is %v; want one that says %q", err, c.want)
+			}
+		})
+	}
 }
