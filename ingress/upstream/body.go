@@ -86,7 +86,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 
 func (b *answerBody) broken(err error) error {
 	if b.one != nil {
-		return b.x.error1(err, nil)
+		return b.x.error1(err, false)
 	}
 	return b.x.error2(err, nil)
 }

@@ -5,22 +5,19 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"github.com/adit-mesh/adit/ingress/h1"
 )
 
 // roundTrip1 sends req over HTTP/1.1.
 func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 	p := x.host.peer
-	body := bodyOf(req)
-	out, sent := req, (*sendBody)(nil)
+	out := req
 	for fresh := false; ; fresh = true {
-		if body != nil && (sent == nil || sent.rc != body) {
-			o := newOutgoing(req, body)
-			out, sent = &o.req, &o.body
-		}
 		c, err := p.take1(x.ctx, x.timeout, fresh)
 		if err != nil {
 			e := connectError(x.ctx, x.host, err)
-			e.BodyRead = sent != nil && sent.read.Load()
+			e.BodyRead = out != req
 			return nil, e
 		}
 		used := c.used
@@ -30,15 +27,22 @@ func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 			return resp, nil
 		}
 		c.close()
-		e := x.error1(err, sent)
+		e := x.error1(err, bodyOf(req) != nil)
+		e.BodyRead = e.BodyRead || out != req
 		if !used || fresh || e.Kind != Closed || e.Processed && !idempotent(req.Method) {
 			return nil, e
 		}
-		if sent != nil {
-			var ok bool
-			if body, ok = anew(req, sent); !ok {
+		if e.BodyRead {
+			if req.GetBody == nil {
 				return nil, e
 			}
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, e
+			}
+			again := *req
+			again.Body = body
+			out = &again
 		}
 	}
 }
@@ -78,24 +82,29 @@ func (x *exchange) hold1(resp *http.Response, c *conn1) {
 }
 
 // error1 tells what an error of h1 means for the request.
-func (x *exchange) error1(err error, sent *sendBody) *Error {
-	e := &Error{Kind: Closed, Host: x.host, Sent: true, Processed: true, Err: err}
-	var ce *clientError
-	isClient := errors.As(err, &ce)
+func (x *exchange) error1(err error, hasBody bool) *Error {
+	e := &Error{Kind: Closed, Host: x.host, Err: err}
+	var ce *h1.ClientError
+	if errors.As(err, &ce) {
+		e.Sent, e.Err = ce.Wrote, ce.Err
+		// What is short enough is read before anything is written.
+		e.BodyRead = hasBody
+	}
+	e.Processed = e.Sent
+	var body *h1.BodyError
+	var protocol *h1.ProtocolError
 	switch {
-	case sent != nil && sent.failure() != nil:
-		e.Kind, e.Err = RequestBody, sent.failure()
+	case errors.As(err, &body):
+		e.Kind = RequestBody
 	case x.ctx.Err() != nil:
 		c := contextError(x.ctx, x.host)
 		e.Kind, e.Err = c.Kind, c.Err
-	case isClient && ce.Received:
+	case errors.As(err, &protocol):
 		e.Kind = Malformed
-	case isClient:
-		e.Sent, e.Processed = ce.Wrote, ce.Wrote
-		e.Err = fmt.Errorf("the backend closed the connection before it answered: %w", err)
-	}
-	if sent != nil {
-		e.BodyRead = sent.read.Load()
+	case ce != nil && ce.Received:
+		e.Err = fmt.Errorf("the connection ended within the answer: %w", e.Err)
+	default:
+		e.Err = fmt.Errorf("the backend closed the connection before it answered: %w", e.Err)
 	}
 	return e
 }

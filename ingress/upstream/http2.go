@@ -32,8 +32,11 @@ func (x *exchange) roundTrip2(req *http.Request) (*http.Response, *Error) {
 			resp.Body = b
 			return resp, nil
 		}
-		p.put2(c)
 		e := x.error2(err, sent)
+		if e.Kind == Timeout {
+			p.check(c)
+		}
+		p.put2(c)
 		if e.Processed || e.Kind != Closed && e.Kind != Reset || try == h2Tries {
 			return nil, e
 		}

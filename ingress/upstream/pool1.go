@@ -4,13 +4,15 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"github.com/adit-mesh/adit/ingress/h1"
 )
 
 // conn1 is a connection that speaks HTTP/1.1: one request at a time. It is on the
 // peer's stack, or one request has it.
 type conn1 struct {
 	*link
-	h1        h1Conn
+	h1        *h1.ClientConn
 	idleSince int64
 	used      bool // it has carried a request before
 }
@@ -78,7 +80,7 @@ func (p *peer) open1(ctx context.Context, timeout time.Duration) (*conn1, error)
 		p.releaseSlot()
 		return nil, err
 	}
-	return &conn1{link: l, h1: newH1(l.Conn, &p.set.cfg)}, nil
+	return &conn1{link: l, h1: h1.NewClientConn(l.Conn, h1.ClientOptions{MaxHeaderBytes: p.set.cfg.MaxHeaderBytes})}, nil
 }
 
 // put1 puts a connection on the stack whose exchange is over, or closes it.

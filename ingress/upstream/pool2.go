@@ -14,16 +14,16 @@ import (
 )
 
 // wastedTries is how many connections that the peer closed before they took a
-// request are too many for one request.
+// request are enough for one request.
 const wastedTries = 3
 
 var errWasted = errors.New("the backend closes HTTP/2 connections before they are used; does it speak HTTP/2 on this port?")
 
 const (
-	// pingAfter is how long an HTTP/2 connection may be silent before it is asked
-	// whether it lives, and pingTimeout how long it has to answer.
-	pingAfter   = 30 * time.Second
-	pingTimeout = 15 * time.Second
+	// checkTime is how long a connection has to answer a ping on which a request
+	// timed out. There are no other pings but the first: gRPC servers end
+	// connections that ping too often.
+	checkTime = 5 * time.Second
 	// streamWindow is how much of one answer is taken from a backend before the
 	// client has taken it.
 	streamWindow = 1 << 20
@@ -40,7 +40,6 @@ func newH2Transport(cfg SetConfig) *http2.Transport {
 	if err != nil {
 		panic("upstream: " + err.Error()) // a new http.Transport has no HTTP/2 yet
 	}
-	t.ReadIdleTimeout, t.PingTimeout = pingAfter, pingTimeout
 	t.MaxHeaderListSize = uint32(cfg.MaxHeaderBytes)
 	return t
 }
@@ -54,6 +53,7 @@ type conn2 struct {
 	streams   int
 	idleSince int64
 	served    bool // has had a stream
+	checked   bool // a ping is under way: takes no requests meanwhile
 	ended     bool // takes no more requests, and is not in peer.shared
 }
 
@@ -183,7 +183,7 @@ func (p *peer) reserveLocked() (c, dead *conn2) {
 			i--
 			continue
 		}
-		if c.cc.ReserveNewRequest() {
+		if !c.checked && c.cc.ReserveNewRequest() {
 			c.streams++
 			c.served = true
 			return c, nil
@@ -231,8 +231,13 @@ func (p *peer) open2(o *opening2, timeout time.Duration) {
 	close(o.done)
 }
 
+// connect2 opens a connection and waits for the peer's SETTINGS, which say how
+// many streams it takes: of more, it would refuse those that come too early. The
+// answer to a ping cannot come before them.
 func (p *peer) connect2(timeout time.Duration) (*conn2, error) {
-	l, err := p.connect(p.set.stop, netip.AddrPort{}, p.h2TLS, timeout)
+	ctx, cancel := context.WithTimeoutCause(p.set.stop, timeout, errConnectTimeout)
+	defer cancel()
+	l, err := p.connect(ctx, netip.AddrPort{}, p.h2TLS, timeout)
 	if err != nil {
 		p.releaseSlot()
 		return nil, err
@@ -250,7 +255,39 @@ func (p *peer) connect2(timeout time.Duration) (*conn2, error) {
 	p.mu.Lock()
 	c.cc = cc
 	p.mu.Unlock()
+	if err := cc.Ping(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		c.close()
+		err = fmt.Errorf("HTTP/2 preface: %w; does the backend speak HTTP/2 on this port?", err)
+		p.health.failed(err, sinceEpoch())
+		return nil, err
+	}
 	return c, nil
+}
+
+// check closes a connection on which a request timed out if the peer is not there
+// any more, so that it does not keep others waiting.
+func (p *peer) check(c *conn2) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.checked || c.ended {
+		return
+	}
+	c.checked = p.set.spawn(func() {
+		ctx, cancel := context.WithTimeout(p.set.stop, checkTime)
+		defer cancel()
+		err := c.cc.Ping(ctx)
+		p.mu.Lock()
+		c.checked = false
+		p.wakeLocked()
+		p.mu.Unlock()
+		if err != nil {
+			c.close()
+			p.health.failed(fmt.Errorf("HTTP/2 ping: %w", err), sinceEpoch())
+		}
+	})
 }
 
 // put2 ends a request's use of c.
