@@ -10,6 +10,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/adit-mesh/adit/ingress/file/schema"
+	"github.com/adit-mesh/adit/ingress/gateway"
 )
 
 // object is what the files are made of.
@@ -50,6 +51,9 @@ var groups = map[string]map[string]*kind{
 	},
 	"discovery.k8s.io": {
 		"EndpointSlice": {versions: []string{"v1"}, make: func() object { return new(discoveryv1.EndpointSlice) }, finish: finishSlice},
+	},
+	"gateway.envoyproxy.io": {
+		"ClientTrafficPolicy": {versions: []string{"v1alpha1"}, make: func() object { return new(gateway.ClientTrafficPolicy) }, spec: true},
 	},
 	schema.Group: {
 		"GatewayClass":     gatewayKind(func() object { return new(gatewayv1.GatewayClass) }, "v1", "v1beta1"),

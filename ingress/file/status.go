@@ -94,6 +94,11 @@ func conditionsOf(o object) (out []located) {
 			add(parentName(p.ParentRef), p.Conditions)
 		}
 	}
+	ancestors := func(list []gatewayv1.PolicyAncestorStatus) {
+		for _, a := range list {
+			add(parentName(a.AncestorRef), a.Conditions)
+		}
+	}
 	switch o := o.(type) {
 	case *gatewayv1.GatewayClass:
 		add("", o.Status.Conditions)
@@ -118,9 +123,9 @@ func conditionsOf(o object) (out []located) {
 	case *gatewayv1.UDPRoute:
 		parents(o.Status.Parents)
 	case *gatewayv1.BackendTLSPolicy:
-		for _, a := range o.Status.Ancestors {
-			add(parentName(a.AncestorRef), a.Conditions)
-		}
+		ancestors(o.Status.Ancestors)
+	case *gateway.ClientTrafficPolicy:
+		ancestors(o.Status.Ancestors)
 	}
 	return out
 }

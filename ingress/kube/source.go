@@ -1,0 +1,376 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/adit-mesh/adit/ingress"
+	"github.com/adit-mesh/adit/ingress/gateway"
+)
+
+// Config says which cluster is followed, and as whom.
+type Config struct {
+	// REST is the way to the API server.
+	REST *rest.Config
+	// Namespace and PodName are those of this pod. The Services of Gateways are
+	// in this namespace, and so is the Lease.
+	Namespace, PodName string
+	// Selector are labels of the pods that serve. nil: app.kubernetes.io/name =
+	// adit-ingress.
+	Selector map[string]string
+	// ClusterDomain is the DNS domain of Services. "" = cluster.local.
+	ClusterDomain string
+	// Gateway are the options of the translator; Bind and CRDVersions are set
+	// here.
+	Gateway gateway.Options
+	// SeparateUDPService gives UDP ports a Service of their own, where the cloud's
+	// balancer does not mix protocols. HTTP/3 then has another address than
+	// HTTPS, so it is of use only with a name that has both.
+	SeparateUDPService bool
+	// TrafficPolicy is the externalTrafficPolicy of Services. "" = Local: with
+	// Cluster, nodes hide the client's address behind their own.
+	TrafficPolicy corev1.ServiceExternalTrafficPolicy
+	// LoadBalancerClass is that of Services. "" = the cluster's default.
+	LoadBalancerClass string
+	Logger            *slog.Logger // nil = discard
+}
+
+const (
+	// settle is how long a burst of events is collected, and settleMost how long
+	// at most.
+	settle     = 5 * time.Millisecond
+	settleMost = 100 * time.Millisecond
+	// retryApply is how soon a configuration is applied again of which not every
+	// socket could be had.
+	retryApply = 10 * time.Second
+	// waitNamed bounds the wait for Secrets and ConfigMaps at the start.
+	waitNamed = 5 * time.Second
+)
+
+// Source follows one cluster. Its methods may be called at any time from any
+// goroutine, before Run too.
+type Source struct {
+	cfg      Config
+	log      *slog.Logger
+	api      *api
+	inbox    *inbox
+	kinds    []*kind
+	services settings
+	synced   chan struct{}
+	leading  atomic.Bool
+	work     workbench
+
+	// The following is the owner's alone.
+	translator *gateway.Translator
+	named      *named
+	index      *serviceIndex
+	gateways   map[types.NamespacedName]*gatewayv1.Gateway
+	refs       map[key][]key // what each object refers to
+	secrets    map[types.NamespacedName]twice
+	config     *ingress.Config
+	applied    ingress.Applied
+	versions   []string // of the CRDs
+
+	mu      sync.Mutex     // guards objects
+	objects map[key]object // those that have a status, as last seen
+}
+
+// twice is a Secret as it comes by its type, and by its name.
+type twice struct{ byType, byName object }
+
+// New prepares a Source. Nothing is asked of the API server before Run. The
+// error is of a configuration that cannot work.
+func New(cfg Config) (*Source, error) {
+	switch {
+	case cfg.REST == nil:
+		return nil, errors.New("ingress from Kubernetes: no API server is configured")
+	case cfg.Namespace == "" || cfg.PodName == "":
+		return nil, errors.New("ingress from Kubernetes: namespace and name of this pod are needed; give --pod NAMESPACE/NAME")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Selector == nil {
+		cfg.Selector = map[string]string{"app.kubernetes.io/name": "adit-ingress"}
+	}
+	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, "cluster.local")
+	cfg.TrafficPolicy = cmp.Or(cfg.TrafficPolicy, corev1.ServiceExternalTrafficPolicyLocal)
+	a, err := newAPI(cfg.REST)
+	if err != nil {
+		return nil, fmt.Errorf("ingress from Kubernetes: the way to the API server is not usable: %w", err)
+	}
+	s := &Source{
+		cfg: cfg, log: cfg.Logger, api: a, inbox: newInbox(), kinds: kinds(a), synced: make(chan struct{}),
+		services: settings{
+			namespace: cfg.Namespace, selector: cfg.Selector, clusterDomain: cfg.ClusterDomain,
+			separateUDP: cfg.SeparateUDPService, policy: cfg.TrafficPolicy, class: cfg.LoadBalancerClass,
+		},
+		index:    newServiceIndex(cfg.Namespace),
+		gateways: make(map[types.NamespacedName]*gatewayv1.Gateway),
+		refs:     make(map[key][]key),
+		secrets:  make(map[types.NamespacedName]twice),
+		objects:  make(map[key]object),
+	}
+	s.work.wake = make(chan struct{}, 1)
+	s.named = &named{follower: &follower{api: a, log: s.log, inbox: s.inbox}, all: make(map[key]*namedOne)}
+	options := cfg.Gateway
+	options.Bind = s.index.bind
+	s.translator = gateway.New(options)
+	return s, nil
+}
+
+// Run follows the cluster and applies what its objects come to, until ctx ends;
+// it returns nil once everything that it started has ended. While the API server
+// is away, what was applied stays in force. apply is called on one goroutine.
+// Run may be called once.
+func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Applied) error {
+	var wg sync.WaitGroup
+	for _, k := range s.kinds {
+		wg.Go(func() { s.named.follow(ctx, k) })
+	}
+	wg.Go(func() { s.watchConnection(ctx) })
+	wg.Go(func() {
+		select {
+		case <-s.synced:
+		case <-ctx.Done():
+			return
+		}
+		e := &election{api: s.api, log: s.log, namespace: s.cfg.Namespace, who: s.cfg.PodName}
+		e.run(ctx, s.lead)
+	})
+	s.own(ctx, apply)
+	s.named.set(ctx, nil)
+	s.named.wg.Wait()
+	wg.Wait()
+	return nil
+}
+
+// Synced is closed once what the API server had has been applied.
+func (s *Source) Synced() <-chan struct{} { return s.synced }
+
+// Leading says whether this pod is the one that writes.
+func (s *Source) Leading() bool { return s.leading.Load() }
+
+// Kinds says which kinds of objects are followed, and how well.
+func (s *Source) Kinds() []KindStatus {
+	out := make([]KindStatus, len(s.kinds))
+	for i, k := range s.kinds {
+		out[i] = k.state.get()
+	}
+	return out
+}
+
+// own owns the translator until ctx ends. Nothing is applied before every kind
+// has been seen whole: a route that is missing would be answered with 404.
+func (s *Source) own(ctx context.Context, apply func(*ingress.Config) ingress.Applied) {
+	for _, k := range s.kinds {
+		select {
+		case <-k.state.settled:
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.take(ctx)
+	s.awaitNamed(ctx)
+	for {
+		s.take(ctx)
+		s.serve(apply)
+		select {
+		case <-s.synced:
+		default:
+			if ctx.Err() == nil {
+				close(s.synced)
+			}
+		}
+		var again <-chan time.Time
+		if len(s.applied.Failed)+len(s.applied.NoQUIC) > 0 {
+			again = time.After(retryApply)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		case <-s.inbox.wake:
+			if !s.settled(ctx) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Source) awaitNamed(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, waitNamed)
+	defer cancel()
+	s.named.settled(ctx)
+}
+
+// settled waits for a burst of events to end, and reports false if ctx did.
+func (s *Source) settled(ctx context.Context) bool {
+	for end := time.Now().Add(settleMost); time.Now().Before(end); {
+		if !sleep(ctx, settle) {
+			return false
+		}
+		select {
+		case <-s.inbox.wake:
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+// take passes on what changed.
+func (s *Source) take(ctx context.Context) {
+	referring := false
+	for k, o := range s.inbox.take() {
+		if k.kind == "Secret" || k.kind == kindTLSSecret {
+			if s.takeSecret(k, o) {
+				referring = true
+			}
+			continue
+		}
+		referring = s.takeOne(k, o) || referring
+	}
+	if referring {
+		s.named.set(ctx, s.wantNamed())
+	}
+	s.index.settle()
+}
+
+// takeOne passes on one object, and says whether it refers to others by name.
+func (s *Source) takeOne(k key, o object) (refers bool) {
+	if _, _, custom := resourceOf(k.kind); custom && k.kind != "ReferenceGrant" {
+		s.mu.Lock()
+		if o == nil {
+			delete(s.objects, k)
+		} else {
+			s.objects[k] = o
+		}
+		s.mu.Unlock()
+	}
+	switch k.kind {
+	case "Gateway":
+		if o == nil {
+			delete(s.gateways, k.NamespacedName)
+		} else {
+			s.gateways[k.NamespacedName] = o.(*gatewayv1.Gateway)
+		}
+		refers = true
+	case "ListenerSet", "BackendTLSPolicy":
+		refers = true
+	case "Service":
+		svc, _ := o.(*corev1.Service)
+		s.index.set(k.NamespacedName, svc)
+	}
+	if refers {
+		delete(s.refs, k)
+		if o != nil {
+			if refs := references(o); len(refs) > 0 {
+				s.refs[k] = refs
+			}
+		}
+	}
+	if o == nil {
+		s.translator.Delete(k.kind, k.Namespace, k.Name)
+	} else {
+		s.translator.Set(o)
+	}
+	return refers
+}
+
+// takeSecret passes on a Secret, and says whether it has come or gone by its
+// type.
+func (s *Source) takeSecret(k key, o object) (moved bool) {
+	was := s.secrets[k.NamespacedName]
+	now := was
+	if k.kind == kindTLSSecret {
+		now.byType = o
+		moved = (was.byType == nil) != (now.byType == nil)
+	} else {
+		now.byName = o
+	}
+	if now == (twice{}) {
+		delete(s.secrets, k.NamespacedName)
+		s.translator.Delete("Secret", k.Namespace, k.Name)
+		return moved
+	}
+	s.secrets[k.NamespacedName] = now
+	s.translator.Set(cmp.Or(now.byType, now.byName))
+	return moved
+}
+
+// wantNamed are the objects to be followed by their names: those that something
+// refers to, and that do not come by their type.
+func (s *Source) wantNamed() map[key]bool {
+	want := make(map[key]bool)
+	for _, refs := range s.refs {
+		for _, k := range refs {
+			if k.kind != "Secret" || s.secrets[k.NamespacedName].byType == nil {
+				want[k] = true
+			}
+		}
+	}
+	return want
+}
+
+// serve builds and applies, and says what is to be written.
+func (s *Source) serve(apply func(*ingress.Config) ingress.Applied) {
+	config, _ := s.translator.Build()
+	if config != s.config || len(s.applied.Failed)+len(s.applied.NoQUIC) > 0 {
+		s.applied, s.config = apply(config), config
+	}
+	if s.leading.Load() {
+		s.assign()
+	}
+}
+
+// assign hands to the leader what is to be written.
+func (s *Source) assign() {
+	conflicts := s.work.conflicts()
+	placed := make(map[types.NamespacedName]gateway.Placement, len(s.gateways))
+	for name, g := range s.gateways {
+		placed[name] = placement(g, s.index.balancers[name], conflicts[name])
+	}
+	w := &work{statuses: s.translator.Statuses(s.applied, placed), services: maps.Clone(s.index.byName)}
+	s.index.forget(func(gw types.NamespacedName) bool { return s.gateways[gw] == nil })
+	for _, st := range w.statuses {
+		if st.Kind != "Gateway" {
+			continue
+		}
+		name := types.NamespacedName{Namespace: st.Namespace, Name: st.Name}
+		p := &plan{name: name, gateway: s.gateways[name], ports: s.translator.Ports(name)}
+		if p.gateway == nil {
+			continue
+		}
+		if err := s.index.allocate(p); err != nil {
+			s.log.Error("a Gateway gets no Service", "gateway", name.String(), "error", err)
+			continue
+		}
+		w.plans = append(w.plans, p)
+	}
+	w.gatewaysKnown = slices.ContainsFunc(s.kinds, func(k *kind) bool {
+		return k.name == "Gateway" && k.state.get().Synced && k.state.get().Present
+	})
+	s.work.put(w)
+}
+
+// controllers are the names of controllers whose classes are ours.
+func (s *Source) controllers() []string {
+	if names := s.cfg.Gateway.ControllerNames; len(names) > 0 {
+		return names
+	}
+	return []string{gateway.DefaultControllerName}
+}

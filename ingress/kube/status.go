@@ -1,0 +1,241 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/adit-mesh/adit/ingress/gateway"
+)
+
+// written is an object as the API server answered it, and the version that it
+// was made of.
+type written struct {
+	from   string
+	object object
+}
+
+// failure is a status that the API server does not take.
+type failure struct {
+	version string
+	until   time.Time
+}
+
+// refusedFor is how long a status is not tried again that the API server does
+// not take, unless its object changes.
+const refusedFor = 5 * time.Minute
+
+// syncStatuses writes the statuses that are not what they should be, and reports
+// whether nothing is left to be tried again.
+func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
+	type task struct {
+		status gateway.Status
+		key    key
+		base   object
+	}
+	var tasks []task
+	current := make(map[key]bool, len(now.statuses))
+	for _, st := range now.statuses {
+		k := key{st.Kind, types.NamespacedName{Namespace: st.Namespace, Name: st.Name}}
+		current[k] = true
+		base := w.base(k)
+		if base == nil || !about(st, base) {
+			continue
+		}
+		if _, differs := st.Merge(base); differs && !w.refused(k, base) {
+			tasks = append(tasks, task{st, k, base})
+		}
+	}
+	w.forget(current)
+
+	queue := make(chan task)
+	var mu sync.Mutex // guards all
+	all := true
+	var wg sync.WaitGroup
+	for range min(writers, len(tasks)) {
+		wg.Go(func() {
+			for t := range queue {
+				if !w.writeStatus(ctx, t.key, t.status, t.base) {
+					mu.Lock()
+					all = false
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, t := range tasks {
+		if w.limit.Wait(ctx) != nil {
+			break
+		}
+		queue <- t
+	}
+	close(queue)
+	wg.Wait()
+	return all
+}
+
+// about says whether a status is about this very object, and not about an
+// earlier one, or one before a change that is not built yet.
+func about(st gateway.Status, o object) bool {
+	return st.UID == o.GetUID() && st.Generation >= o.GetGeneration()
+}
+
+// base is an object as it is by what was read and written.
+func (w *writer) base(k key) object {
+	w.Source.mu.Lock()
+	o := w.objects[k]
+	w.Source.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if done, ok := w.done[k]; ok && o != nil {
+		if o.GetResourceVersion() == done.from {
+			return done.object
+		}
+		delete(w.done, k)
+	}
+	return o
+}
+
+func (w *writer) refused(k key, o object) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f, ok := w.failed[k]
+	return ok && f.version == o.GetResourceVersion() && time.Now().Before(f.until)
+}
+
+// forget drops what is known of objects that are gone.
+func (w *writer) forget(current map[key]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.done, func(k key, _ written) bool { return !current[k] })
+	maps.DeleteFunc(w.failed, func(k key, _ failure) bool { return !current[k] })
+}
+
+// writeStatus writes one status, and reports false if it is to be tried again. A
+// conflict means that the object has changed: what should be written is merged
+// into what it is now.
+func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base object) bool {
+	resource, make, ok := resourceOf(k.kind)
+	if !ok {
+		return true
+	}
+	var c dynamic.ResourceInterface = w.api.dynamic.Resource(resource)
+	if k.Namespace != "" {
+		c = w.api.dynamic.Resource(resource).Namespace(k.Namespace)
+	}
+	seen := base.GetResourceVersion()
+	for range 4 {
+		merged, differs := st.Merge(base)
+		if !differs {
+			return true
+		}
+		patch, err := statusPatch(base, merged.(object))
+		if err == nil {
+			err = w.patch(ctx, c, k, seen, patch, make())
+		}
+		switch {
+		case err == nil:
+			return true
+		case apierrors.IsNotFound(err) || ctx.Err() != nil:
+			return true // gone, or no longer ours to write
+		case !apierrors.IsConflict(err):
+			return w.failedTo(k, base, err)
+		}
+		fresh, err := c.Get(ctx, k.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || ctx.Err() != nil {
+			return true
+		}
+		if err == nil {
+			base, err = convert(fresh, make())
+		}
+		if err != nil {
+			return w.failedTo(k, base, err)
+		}
+		if !about(st, base) {
+			return true // the watch brings it, and then another status
+		}
+		seen = "" // what the watch has is older
+	}
+	return false
+}
+
+func (w *writer) patch(ctx context.Context, c dynamic.ResourceInterface, k key, seen string, patch []byte, into object) error {
+	answer, err := c.Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: managedBy}, "status")
+	if err != nil {
+		return err
+	}
+	o, err := convert(answer, into)
+	if err != nil || seen == "" {
+		return nil // written; the watch brings it
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done[k] = written{seen, o}
+	return nil
+}
+
+func (w *writer) failedTo(k key, o object, err error) bool {
+	w.log.Warn("a status cannot be written", "object", k.String(), "error", err)
+	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.failed[k] = failure{o.GetResourceVersion(), time.Now().Add(refusedFor)}
+		return true
+	}
+	return false
+}
+
+// statusPatch is the merge patch that makes the status of one version of an
+// object that of another. It holds for that version alone, so that nobody's
+// writing is overwritten.
+func statusPatch(base, next object) ([]byte, error) {
+	before, err := statusOf(base)
+	if err != nil {
+		return nil, err
+	}
+	after, err := statusOf(next)
+	if err != nil {
+		return nil, err
+	}
+	changes := make(map[string]any)
+	for name, v := range after {
+		if !reflect.DeepEqual(before[name], v) {
+			changes[name] = v
+		}
+	}
+	for name := range before {
+		if _, ok := after[name]; !ok {
+			changes[name] = nil
+		}
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": base.GetResourceVersion()},
+		"status":   changes,
+	})
+}
+
+func statusOf(o object) (map[string]any, error) {
+	v := reflect.ValueOf(o).Elem().FieldByName("Status")
+	if !v.IsValid() {
+		return nil, fmt.Errorf("%T has no status", o)
+	}
+	raw, err := json.Marshal(v.Interface())
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]any
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return nil, errors.Join(fmt.Errorf("%T", o), err)
+	}
+	return out, nil
+}
