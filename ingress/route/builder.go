@@ -12,10 +12,10 @@ import (
 // is not for concurrent use; the tables are.
 type Builder[R any] struct {
 	owners map[string][]Entry[R]
-	// hosts has what each owner has of a host, and dirty the hosts of which that
-	// changed since table was built.
-	hosts map[string]map[string][]*Entry[R]
-	dirty map[string]struct{}
+	// dirty has the hosts of which something changed since table was built, and
+	// for each the owners that had something of it, with which of their entries
+	// are its now.
+	dirty map[string]map[string][]int
 	table *Table[R]
 
 	built int // hosts that were indexed so far
@@ -25,8 +25,7 @@ type Builder[R any] struct {
 func NewBuilder[R any]() *Builder[R] {
 	return &Builder[R]{
 		owners: make(map[string][]Entry[R]),
-		hosts:  make(map[string]map[string][]*Entry[R]),
-		dirty:  make(map[string]struct{}),
+		dirty:  make(map[string]map[string][]int),
 		table:  new(Table[R]),
 	}
 }
@@ -38,34 +37,30 @@ func (b *Builder[R]) Set(key string, entries []Entry[R]) {
 	if slices.EqualFunc(b.owners[key], entries, same[R]) {
 		return
 	}
-	b.forget(key)
+	for _, e := range b.owners[key] {
+		b.touched(e.Host)[key] = nil
+	}
 	if len(entries) == 0 {
+		delete(b.owners, key)
 		return
 	}
-	entries = slices.Clone(entries)
-	b.owners[key] = entries
-	for i := range entries {
-		host := entries[i].Host
-		if b.hosts[host] == nil {
-			b.hosts[host] = make(map[string][]*Entry[R])
-		}
-		b.hosts[host][key] = append(b.hosts[host][key], &entries[i])
-		b.dirty[host] = struct{}{}
+	b.owners[key] = slices.Clone(entries)
+	for i, e := range entries {
+		owners := b.touched(e.Host)
+		owners[key] = append(owners[key], i)
 	}
 }
 
 // Delete removes all that an owner has.
-func (b *Builder[R]) Delete(key string) { b.forget(key) }
+func (b *Builder[R]) Delete(key string) { b.Set(key, nil) }
 
-func (b *Builder[R]) forget(key string) {
-	for _, e := range b.owners[key] {
-		delete(b.hosts[e.Host], key)
-		if len(b.hosts[e.Host]) == 0 {
-			delete(b.hosts, e.Host)
-		}
-		b.dirty[e.Host] = struct{}{}
+func (b *Builder[R]) touched(host string) map[string][]int {
+	owners := b.dirty[host]
+	if owners == nil {
+		owners = make(map[string][]int)
+		b.dirty[host] = owners
 	}
-	delete(b.owners, key)
+	return owners
 }
 
 // Table returns the table of what is set: the same one as before if nothing
@@ -77,20 +72,21 @@ func (b *Builder[R]) Table() *Table[R] {
 	}
 	t := *b.table
 	exact, wildcard := false, false
-	for name := range b.dirty {
+	for name, owners := range b.dirty {
+		h := b.host(name, owners)
 		switch suffix, wild := strings.CutPrefix(name, "*"); {
 		case name == "":
-			t.any = b.host(name)
+			t.any = h
 		case wild:
 			if !wildcard {
 				t.wildcard, wildcard = clone(t.wildcard), true
 			}
-			put(t.wildcard, suffix, b.host(name))
+			put(t.wildcard, suffix, h)
 		default:
 			if !exact {
 				t.exact, exact = clone(t.exact), true
 			}
-			put(t.exact, name, b.host(name))
+			put(t.exact, name, h)
 		}
 	}
 	if wildcard {
@@ -104,19 +100,36 @@ func (b *Builder[R]) Table() *Table[R] {
 	return b.table
 }
 
-// host indexes the entries of one host. nil = there are none.
-func (b *Builder[R]) host(name string) *host[R] {
-	owners := b.hosts[name]
-	if len(owners) == 0 {
+// host indexes the entries of one host anew, of which those of some owners have
+// changed. nil = there are none.
+func (b *Builder[R]) host(name string, owners map[string][]int) *host[R] {
+	var changed []*rule[R]
+	for key, places := range owners {
+		for _, i := range places {
+			changed = append(changed, newRule(&b.owners[key][i], key, i))
+		}
+	}
+	slices.SortFunc(changed, precedes[R])
+	rules := changed
+	if was := b.table.named(name); was != nil {
+		rules = make([]*rule[R], 0, len(was.items)+len(changed))
+		for i := range was.items {
+			r := was.items[i].rule
+			if _, gone := owners[r.key]; gone {
+				continue
+			}
+			for len(changed) > 0 && precedes(changed[0], r) < 0 {
+				rules, changed = append(rules, changed[0]), changed[1:]
+			}
+			rules = append(rules, r)
+		}
+		rules = append(rules, changed...)
+	}
+	if len(rules) == 0 {
 		return nil
 	}
 	b.built++
-	// What precedence does not tell apart is in the order of the owners' keys.
-	var entries []*Entry[R]
-	for _, key := range slices.Sorted(maps.Keys(owners)) {
-		entries = append(entries, owners[key]...)
-	}
-	return newHost(entries)
+	return newHost(rules)
 }
 
 func clone[R any](m map[string]*host[R]) map[string]*host[R] {

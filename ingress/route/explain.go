@@ -38,7 +38,8 @@ func (t *Table[R]) Explain(r *Request) []Candidate[R] {
 	)
 	for h := range t.of(r.Host) {
 		seen := make(map[string]*Entry[R])
-		for _, it := range h.items {
+		for i := range h.items {
+			it := &h.items[i]
 			c := Candidate[R]{Entry: it.Entry, Shadowed: seen[it.key()]}
 			if c.Shadowed == nil {
 				seen[it.key()] = it.Entry

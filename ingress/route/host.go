@@ -2,13 +2,12 @@ package route
 
 import (
 	"regexp/syntax"
-	"slices"
 	"strings"
 )
 
 // host is the entries of one host name.
 type host[R any] struct {
-	items   []*item[R] // all, in order of precedence
+	items   []item[R] // all, in order of precedence
 	exact   map[string]*set[R]
 	root    *node[R]
 	methods map[string]*set[R] // PathMethod
@@ -31,36 +30,33 @@ type pattern[R any] struct {
 	set   *set[R]
 }
 
-func newHost[R any](entries []*Entry[R]) *host[R] {
-	h := &host[R]{root: &node[R]{}, items: make([]*item[R], len(entries))}
-	for i, e := range entries {
-		h.items[i] = newItem(e)
-	}
-	slices.SortStableFunc(h.items, precedes[R])
-
+// newHost indexes rules, which are in order of precedence.
+func newHost[R any](rules []*rule[R]) *host[R] {
+	h := &host[R]{root: &node[R]{}, items: make([]item[R], len(rules))}
 	exact := make(map[string][]*item[R])
 	methods := make(map[string][]*item[R])
 	prefix := make(map[*node[R]][]*item[R])
 	regexes := make(map[*node[R]][]*item[R])
-	for rank, it := range h.items {
-		it.rank = rank
-		switch it.Match.Path.Kind {
+	for rank, r := range rules {
+		it := &h.items[rank]
+		it.rule, it.rank = r, rank
+		switch r.Match.Path.Kind {
 		case PathExact:
-			exact[it.path] = append(exact[it.path], it)
+			exact[r.path] = append(exact[r.path], it)
 		case PathMethod:
-			methods[it.path] = append(methods[it.path], it)
+			methods[r.path] = append(methods[r.path], it)
 		case PathRegex:
-			if it.Match.Path.Regex == nil {
+			if r.Match.Path.Regex == nil {
 				continue // matches nothing
 			}
-			n := h.root.make(literal(it.Match.Path.Regex.String()))
+			n := h.root.make(r.under)
 			regexes[n] = append(regexes[n], it)
 			h.regexes = true
 		default:
-			if it.path != "" && it.path[0] != '/' {
+			if r.path != "" && r.path[0] != '/' {
 				continue // matches nothing
 			}
-			n := h.root.make(it.path)
+			n := h.root.make(r.under)
 			prefix[n] = append(prefix[n], it)
 		}
 	}

@@ -5,15 +5,37 @@ import (
 	"strings"
 )
 
-// item is an entry with what the index needs of it.
-type item[R any] struct {
+// rule is an entry with what the index needs of it. It is made once, and shared
+// between tables.
+type rule[R any] struct {
 	*Entry[R]
-	path string // Match.Path.Value as requests spell it; of a prefix without its last slash
-	rank int    // position in the order of precedence of its host
+	path  string // Match.Path.Value as requests spell it; of a prefix without its last slash
+	under string // the segments that all paths begin with; "" also if these are not known
+	owner string // namespace/name
+	key   string // of the Builder
+	place int    // among the entries of key
 }
 
-func newItem[R any](e *Entry[R]) *item[R] {
-	return &item[R]{Entry: e, path: e.Match.Path.canonical()}
+// item is a rule in a table.
+type item[R any] struct {
+	*rule[R]
+	rank int // position in the order of precedence of its host
+}
+
+func newRule[R any](e *Entry[R], key string, place int) *rule[R] {
+	r := &rule[R]{
+		Entry: e, path: e.Match.Path.canonical(), key: key, place: place,
+		owner: e.Owner.Namespace + "/" + e.Owner.Name,
+	}
+	switch e.Match.Path.Kind {
+	case PathPrefix:
+		r.under = r.path
+	case PathRegex:
+		if e.Match.Path.Regex != nil {
+			r.under = literal(e.Match.Path.Regex.String())
+		}
+	}
+	return r
 }
 
 func (m PathMatch) canonical() string {
@@ -33,8 +55,8 @@ func (m PathMatch) canonical() string {
 // class is what of the path's kinds goes first. That of regular expressions is
 // left to implementations, and says less than an exact path but more than a
 // prefix.
-func (it *item[R]) class() int {
-	switch it.Match.Path.Kind {
+func (r *rule[R]) class() int {
+	switch r.Match.Path.Kind {
 	case PathExact:
 		return 0
 	case PathRegex:
@@ -42,16 +64,16 @@ func (it *item[R]) class() int {
 	case PathMethod:
 		return 3
 	}
-	if it.path == "" {
+	if r.path == "" {
 		return 4
 	}
 	return 2
 }
 
 // precedes orders the entries of one host as HTTPRouteRule.matches and
-// GRPCRouteRule.matches say: negative if a goes first. Only entries of one owner
-// that are equal in rule and match compare as 0.
-func precedes[R any](a, b *item[R]) int {
+// GRPCRouteRule.matches say: negative if a goes first. What they do not tell apart
+// is in the order in which the Builder was given it.
+func precedes[R any](a, b *rule[R]) int {
 	return cmp.Or(
 		cmp.Compare(a.class(), b.class()),
 		cmp.Compare(len(b.path), len(a.path)),
@@ -61,10 +83,12 @@ func precedes[R any](a, b *item[R]) int {
 		a.Created.Compare(b.Created),
 		// "By alphabet" is said of the whole of "{namespace}/{name}", in which
 		// "a-b/c" goes before "a/c".
-		strings.Compare(a.Owner.Namespace+"/"+a.Owner.Name, b.Owner.Namespace+"/"+b.Owner.Name),
+		strings.Compare(a.owner, b.owner),
 		strings.Compare(a.Owner.Kind, b.Owner.Kind),
 		cmp.Compare(a.Rule, b.Rule),
 		cmp.Compare(a.Index, b.Index),
+		strings.Compare(a.key, b.key),
+		cmp.Compare(a.place, b.place),
 	)
 }
 

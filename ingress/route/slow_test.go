@@ -245,7 +245,7 @@ func FuzzMatch(f *testing.F) {
 		d := &dice{b}
 		grown := NewBuilder[int]()
 		owned := map[int][]Entry[int]{}
-		for round := range 1 + d.roll(4) {
+		for round := range 1 + d.roll(6) {
 			owner := d.roll(5)
 			var es []Entry[int]
 			for i := range d.roll(40) {
@@ -257,7 +257,9 @@ func FuzzMatch(f *testing.F) {
 			} else {
 				grown.Set(string(rune('a'+owner)), es)
 			}
-			grown.Table()
+			if d.roll(2) == 0 {
+				grown.Table()
+			}
 		}
 		fresh := NewBuilder[int]()
 		var all []Entry[int]

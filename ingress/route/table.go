@@ -69,7 +69,7 @@ func (t *Table[R]) All() iter.Seq[*Entry[R]] {
 	return func(yield func(*Entry[R]) bool) {
 		for _, name := range t.Hosts() {
 			for _, it := range t.named(name).items {
-				if !yield(it.Entry) {
+				if !yield(it.rule.Entry) {
 					return
 				}
 			}
