@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -113,6 +114,7 @@ type upload struct {
 	cc      *ClientConn
 	req     *http.Request
 	body    io.ReadCloser
+	close   sync.Once // the body
 	done    chan struct{}
 	bodyErr error // *BodyError; to be read when done is closed
 }
@@ -148,13 +150,15 @@ func (u *upload) wait() {
 		return
 	default:
 	}
-	u.body.Close()
+	u.closeBody()
 	<-u.done
 }
 
+func (u *upload) closeBody() { u.close.Do(func() { u.body.Close() }) }
+
 func (u *upload) run() {
 	defer close(u.done)
-	defer u.body.Close()
+	defer u.closeBody()
 	length := bodyLength(u.req)
 	var err error
 	if length > 0 {
