@@ -144,6 +144,21 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Buffered is how many bytes Read gives without waiting, as far as is known.
+func (a *attemptBody) Buffered() int {
+	b := a.b
+	b.mu.Lock()
+	n := len(b.kept) - int(a.off)
+	b.mu.Unlock()
+	if n > 0 {
+		return n
+	}
+	if src, ok := b.src.(interface{ Buffered() int }); ok {
+		return src.Buffered()
+	}
+	return 0
+}
+
 func (a *attemptBody) Close() error {
 	a.over.Store(true)
 	return nil

@@ -184,8 +184,9 @@ func TestClientThatLeaves(t *testing.T) {
 }
 
 func TestClientThatLeavesWithinItsUpload(t *testing.T) {
-	got := make(chan error, 1)
+	reached, got := make(chan struct{}), make(chan error, 1)
 	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
+		close(reached)
 		_, err := io.Copy(io.Discard, r.Body)
 		got <- err
 	})), toA())
@@ -193,9 +194,10 @@ func TestClientThatLeavesWithinItsUpload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nshort")
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nshort")
+	receive(t, reached)
 	c.Close()
-	if err := <-got; err == nil {
+	if err := receive(t, got); err == nil {
 		t.Error("the backend took a part of the body for the whole")
 	}
 	if x := e.last(1); x.Status != 499 || x.Flags != "DC" || x.Received != 5 {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/adit-mesh/adit/ingress/upstream"
 )
 
 const copyBuffer = 32 << 10
@@ -94,16 +96,26 @@ func (t *transaction) hasAnswerBody(status int) bool {
 	return t.r.Method != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
+// ownWriter is the ResponseWriter of ingress/h1: it sends what it copies as soon as
+// more would have to be waited for, by the kernel where both ends are sockets.
+type ownWriter interface {
+	io.ReaderFrom
+	Written() int64
+}
+
 // copyAnswer copies the body. A stream is flushed whenever the backend pauses; so is
 // a body of known length, unless it is complete: most then leave in one write.
 func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, stream bool) bool {
 	flusher, _ := t.w.(http.Flusher)
 	ready, _ := body.(interface{ Buffered() int })
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
 	if stream && flusher != nil && (ready == nil || ready.Buffered() == 0) {
 		flusher.Flush() // the header, before a body that may be long in coming
 	}
+	if own, ok := t.w.(ownWriter); ok {
+		return t.copyAtOnce(a, own, body)
+	}
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
 	for {
 		n, err := body.Read(buf[:])
 		for err == nil && ready != nil && n < len(buf) && ready.Buffered() > 0 {
@@ -132,6 +144,23 @@ func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, strea
 			return false
 		}
 	}
+}
+
+func (t *transaction) copyAtOnce(a *attempt, own ownWriter, body io.Reader) bool {
+	_, err := own.ReadFrom(body)
+	t.x.Sent += own.Written()
+	var ue *upstream.Error
+	switch {
+	case err == nil:
+		return true
+	case errors.As(err, &ue):
+		t.cut(a, err)
+	default:
+		t.x.Detail = "answer: " + err.Error()
+		t.clientGone()
+		t.torn = true
+	}
+	return false
 }
 
 // cut notes why an answer ended before its end. The client must not take it for a

@@ -318,14 +318,12 @@ func TestResetStreamResetsTheTunnel(t *testing.T) {
 		over <- err
 	})), toA())
 	e.serveTLS()
-	ctx, cancel := context.WithCancel(t.Context())
-	res, pw, err := connectStream(t, e, ctx, "websocket", "/")
+	res, pw, err := connectStream(t, e, t.Context(), "websocket", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pw.Close()
-	defer res.Body.Close()
-	cancel()
+	res.Body.Close() // resets the stream
 	if err := receive(t, over); err == nil || websocket.IsCloseError(err, 1000) {
 		t.Errorf("backend: %v", err)
 	}
