@@ -32,6 +32,9 @@ func Normalise(escaped string) (string, bool) {
 	if !ok {
 		return "", false
 	}
+	if strings.IndexByte(p, '.') < 0 {
+		return p, true
+	}
 	dots := false
 	for rest := p[1:]; ; {
 		seg, after, more := strings.Cut(rest, "/")
@@ -57,7 +60,7 @@ func isDots(s string) bool { return s == "." || s == ".." }
 // disguised says that a segment has a dot segment in it for readers who take %2F
 // or %5C for a slash, or cut parameters off.
 func disguised(seg string) bool {
-	if !strings.Contains(seg, ".") || !strings.ContainsAny(seg, "%;") {
+	if !strings.ContainsAny(seg, "%;") {
 		return false
 	}
 	for start := 0; start <= len(seg); {
