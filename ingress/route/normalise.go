@@ -60,7 +60,7 @@ func isDots(s string) bool { return s == "." || s == ".." }
 // disguised says that a segment has a dot segment in it for readers who take %2F
 // or %5C for a slash, or cut parameters off.
 func disguised(seg string) bool {
-	if !strings.ContainsAny(seg, "%;") {
+	if strings.IndexByte(seg, '.') < 0 || !strings.ContainsAny(seg, "%;") {
 		return false
 	}
 	for start := 0; start <= len(seg); {
