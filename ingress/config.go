@@ -42,7 +42,7 @@ type Port struct {
 type QUIC struct {
 	Off       bool   // no mirror, and answers say alt-svc: clear
 	Advertise uint16 // the port that alt-svc names; 0 = Public
-	ZeroRTT   bool   // early data is taken, for safe methods only
+	ZeroRTT   bool   // early data is taken, for safe methods only, and if no listener of the port has ClientCAs
 }
 
 // ClientIP says where a client's address is taken from besides the socket.

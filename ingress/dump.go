@@ -100,6 +100,9 @@ func dumpListener(cfg *Config, st *site) DumpListener {
 		}
 		l.Clients = demandText(st.TLS)
 	}
+	for e := range st.Routes.All() {
+		l.Routes = append(l.Routes, *ruleAnswer(cfg, e))
+	}
 	for _, r := range st.Streams {
 		l.Streams = append(l.Streams, StreamAnswer{Route: owner(r), Hosts: r.Hostnames, Backends: streamBackends(cfg, r)})
 	}

@@ -22,6 +22,10 @@ type index struct {
 	// altSvc is the value of alt-svc for answers over TLS, by whether the mirror
 	// serves: clients are never sent to a socket that is not there.
 	altSvc map[bool]string
+	// earlyData is taken over QUIC. Which listener a client is for is known too late
+	// to say so to some clients alone, so one listener that verifies clients turns
+	// it off: a replayed request would be taken for one of a client that is there.
+	earlyData bool
 }
 
 // site is a Listener made ready.
@@ -45,7 +49,7 @@ const (
 // newIndex makes p ready. What did not change since old, which may be nil, is
 // taken from it: TLS sessions go on.
 func newIndex(p *Port, old *index, k keys) *index {
-	x := &index{port: p}
+	x := &index{port: p, earlyData: p.QUIC.ZeroRTT}
 	for i, name := range []string{"tcp", "quic", "udp"} {
 		x.where[i] = Where{Gateway: p.Gateway, Port: p.Public, Transport: name}
 	}
@@ -58,6 +62,9 @@ func newIndex(p *Port, old *index, k keys) *index {
 	for _, l := range p.Listeners {
 		s := newSite(p, l, reuse[[2]string{l.Owner, l.Name}], k)
 		x.sites = append(x.sites, s)
+		if l.TLS != nil && l.TLS.ClientCAs != nil {
+			x.earlyData = false
+		}
 		switch l.Protocol {
 		case HTTP:
 			x.hasPlain = true

@@ -72,9 +72,6 @@ func newPolicy(l *Listener, name string, old *policy, k keys) *policy {
 		switch {
 		case transport(via) == overQUIC:
 			c.NextProtos = []string{"h3"}
-			if l.TLS.ClientCAs != nil {
-				c.UnwrapSession = noEarlyData(c)
-			}
 		case l.Protocol == HTTPS:
 			c.NextProtos = []string{"h2", "http/1.1"}
 		}
@@ -109,18 +106,6 @@ func sameDemands(a, b *TLSConfig) bool {
 // requests to p: its client would be let in today. was is nil if it is unknown.
 func (p *policy) satisfiedBy(was *policy) bool {
 	return p == was || p.of.ClientCAs == nil || p.of.AllowInvalid || was != nil && sameDemands(was.of, p.of)
-}
-
-// noEarlyData keeps 0-RTT from listeners that verify clients: a replayed request
-// would be taken for one of a client that is there.
-func noEarlyData(c *tls.Config) func([]byte, tls.ConnectionState) (*tls.SessionState, error) {
-	return func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-		s, err := c.DecryptTicket(ticket, cs)
-		if s != nil {
-			s.EarlyData = false
-		}
-		return s, err
-	}
 }
 
 func (p *policy) config(via transport) *tls.Config {

@@ -207,7 +207,7 @@ func (m *mirror) quicConfig() *quic.Config {
 	early.Allow0RTT = true
 	conf := base.Clone()
 	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
-		if m.lp.index.Load().port.QUIC.ZeroRTT {
+		if m.lp.index.Load().earlyData {
 			return early, nil
 		}
 		return base, nil

@@ -230,7 +230,7 @@ func (h *requests) ready(x *index, r *http.Request) bool {
 	if handshaken(h.quic) {
 		return true
 	}
-	if x.port.QUIC.ZeroRTT {
+	if x.earlyData {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 			return true
