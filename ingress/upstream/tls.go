@@ -114,11 +114,10 @@ func handshake(ctx context.Context, c net.Conn, cfg *tls.Config) (*tls.Conn, err
 			err = context.Cause(ctx)
 		}
 		var record tls.RecordHeaderError
-		var alert tls.AlertError
 		switch {
 		case errors.As(err, &record):
 			err = fmt.Errorf("%w; does the backend speak TLS on this port?", err)
-		case errors.As(err, &alert) && alert == 120: // no_application_protocol, RFC 7301
+		case strings.HasSuffix(err.Error(), "no application protocol"): // an alert has no type
 			err = fmt.Errorf("%w: the backend does not speak %s", err, strings.Join(cfg.NextProtos, " or "))
 		}
 		return nil, &handshakeError{err}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -161,6 +162,9 @@ func closedPort(t testing.TB) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// quiet is for servers whose handshakes shall fail.
+var quiet = log.New(io.Discard, "", 0)
 
 func echo(w http.ResponseWriter, r *http.Request) {
 	b, _ := io.ReadAll(r.Body)
