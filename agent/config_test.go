@@ -239,6 +239,7 @@ func TestIngressConfig(t *testing.T) {
 		{"no API server", "ingress: {kubernetes: }\n", "ingress.kubernetes: needs world.kubernetes"},
 		{"an identity of another trust domain", "ingress: {config: x, identity: spiffe://other/ns/a/sa/b}\n", "is not of the trust domain"},
 		{"no CIDR", "ingress: {config: x, trustedProxies: [10.0.0.1]}\n", "is not a CIDR"},
+		{"an operator that there is not", "ingress: {config: x, accessLog: {format: '%RESPONSE_CDE%'}}\n", "RESPONSE_CODE"},
 		{"nothing to do", "world: {file: x}\ncapture: false\n", "nothing to do"},
 		{"alone", "ingress: {config: x}\n", ""},
 	} {

@@ -6,15 +6,20 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/adit-mesh/adit/agent/kube"
 	"github.com/adit-mesh/adit/agent/mesh"
 	"github.com/adit-mesh/adit/agent/proxy"
 	"github.com/adit-mesh/adit/ingress"
+	"github.com/adit-mesh/adit/ingress/accesslog"
 	"github.com/adit-mesh/adit/ingress/file"
 	"github.com/adit-mesh/adit/ingress/gateway"
+	edgekube "github.com/adit-mesh/adit/ingress/kube"
+	"github.com/adit-mesh/adit/ingress/metrics"
 	edgeproxy "github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/upstream"
 )
@@ -28,7 +33,13 @@ type edge struct {
 	dialer *proxy.Edge
 	server *ingress.Server
 	source edgeSource
-	fixed  *mesh.Workload // what the edge is in the mesh, if the configuration says so
+	kube   *edgekube.Source // the source, if it is Kubernetes
+	file   *file.Source     // the source, if it is a directory
+	metric *metrics.Metrics
+	access *accesslog.Log // nil = none
+	// generation counts configurations.
+	generation atomic.Uint64
+	fixed      *mesh.Workload // what the edge is in the mesh, if the configuration says so
 }
 
 // edgeSource is where Gateway API's objects come from.
@@ -50,12 +61,21 @@ func (a *Agent) newEdge() (*edge, error) {
 			return nil, &ConfigError{Err: fmt.Errorf("ingress.identity: %s is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT", id)}
 		}
 	}
+	var err error
+	if e.access, err = e.openAccessLog(); err != nil {
+		return nil, err
+	}
+	var counted metrics.Config
+	if e.access != nil {
+		counted.AccessLog = e.access
+	}
+	e.metric = metrics.New(counted)
+	a.registry.MustRegister(e.metric)
 	e.dialer = a.proxy.Edge(e.self)
 	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, Logger: e.log})
-	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log})
-	var err error
+	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
 	e.server, err = ingress.New(ingress.ServerConfig{
-		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, DrainTimeout: a.cfg.DrainTimeout,
+		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ingress: %w", err)
@@ -67,11 +87,77 @@ func (a *Agent) newEdge() (*edge, error) {
 			Trust:         edgeproxy.Trust{CIDRs: prefixes(e.cfg.TrustedProxies)},
 		},
 	}
-	if e.source, err = file.New(file.Config{Dir: e.cfg.Config, Gateway: options, Logger: e.log}); err != nil {
-		return nil, &ConfigError{Err: fmt.Errorf("ingress.config: %w", err)}
+	if err := e.openSource(options); err != nil {
+		return nil, err
 	}
 	a.ready.wait(waitGateways, "no configuration has been applied yet")
 	return e, nil
+}
+
+// openSource prepares the source of Gateway API's objects.
+func (e *edge) openSource(options gateway.Options) (err error) {
+	if e.cfg.Kubernetes == nil {
+		if e.file, err = file.New(file.Config{Dir: e.cfg.Config, Gateway: options, Logger: e.log}); err != nil {
+			return &ConfigError{Err: fmt.Errorf("ingress.config: %w", err)}
+		}
+		e.source = e.file
+		return nil
+	}
+	world, self := e.agent.cfg.World.Kubernetes, e.agent.opt.Self
+	if self.Name == "" {
+		return &ConfigError{Err: errors.New("ingress.kubernetes: the own pod has to be known; pass --pod=$(POD_NAMESPACE)/$(POD_NAME)")}
+	}
+	rest, err := kube.LoadREST(world.Kubeconfig)
+	if err != nil {
+		return &ConfigError{Err: fmt.Errorf("world.kubernetes: %w", err)}
+	}
+	e.kube, err = edgekube.New(edgekube.Config{
+		REST: rest, Namespace: self.Namespace, PodName: self.Name, ClusterDomain: world.ClusterDomain, Gateway: options,
+		SeparateUDPService: e.cfg.Kubernetes.SeparateUDPService, Logger: e.log,
+	})
+	if err != nil {
+		return fmt.Errorf("ingress.kubernetes: %w", err)
+	}
+	e.source = e.kube
+	return nil
+}
+
+// openAccessLog opens the log of requests, nil if there is to be none.
+func (e *edge) openAccessLog() (*accesslog.Log, error) {
+	if e.cfg.AccessLog.File == "off" {
+		return nil, nil
+	}
+	open := accesslog.To(e.agent.opt.AccessLog)
+	if e.cfg.AccessLog.File != "" {
+		open = accesslog.File(e.cfg.AccessLog.File)
+	}
+	format, err := accessFormat(e.cfg.AccessLog.Format)
+	if err != nil {
+		return nil, &ConfigError{Err: fmt.Errorf("ingress.accessLog.format: %w", err)}
+	}
+	log, err := accesslog.NewLog(accesslog.Config{Format: format, Open: open, Logger: e.log})
+	if err != nil {
+		return nil, &ConfigError{Err: fmt.Errorf("ingress.accessLog.file: %w", err)}
+	}
+	return log, nil
+}
+
+func accessFormat(format string) (*accesslog.Format, error) {
+	switch format {
+	case "text":
+		return nil, nil // the default
+	case "json":
+		return accesslog.JSON(accesslog.DefaultJSON())
+	}
+	return accesslog.Text(format)
+}
+
+// record is told of each request once it is over.
+func (e *edge) record(x *edgeproxy.Exchange) {
+	e.metric.Record(x)
+	if e.access != nil {
+		e.access.Record(x)
+	}
 }
 
 func prefixes(values []string) []netip.Prefix {
@@ -107,6 +193,9 @@ func (e *edge) DialEndpoint(ctx context.Context, src, dst netip.AddrPort) (upstr
 func (e *edge) start(soft, hard context.Context, traffic, supports *group) {
 	supports.run("identity of the ingress", func() error { return e.keepIdentity(hard) })
 	supports.run("endpoints of the ingress", func() error { return e.followMesh(hard) })
+	if e.access != nil {
+		supports.run("request log", func() error { return e.access.Run(hard) })
+	}
 	supports.run("gateways", func() error { return e.source.Run(hard, e.apply) })
 	traffic.run("ingress", func() error { return e.serve(soft) })
 }
@@ -148,7 +237,10 @@ func ignoreDeadline(err error) error {
 }
 
 func (e *edge) apply(cfg *ingress.Config) ingress.Applied {
+	e.metric.Retain(liveSeries(cfg))
 	applied := e.server.Apply(cfg)
+	e.metric.SetCertificates(expiries(cfg))
+	e.metric.Applied(e.generation.Add(1), time.Now())
 	e.agent.ready.done(waitGateways)
 	return applied
 }

@@ -79,6 +79,9 @@ func (v *validator) ingress(c Config, td spiffeid.TrustDomain) {
 	if in.Identity != "" {
 		v.own("ingress.identity", in.Identity, td)
 	}
+	if _, err := accessFormat(in.AccessLog.Format); err != nil {
+		v.add("ingress.accessLog.format", "%v", err)
+	}
 	v.prefixes("ingress.proxyProtocol", in.ProxyProtocol)
 	v.prefixes("ingress.trustedProxies", in.TrustedProxies)
 }
