@@ -36,6 +36,7 @@ var reasons = map[string]string{
 	flagTimeout:          "upstream request timeout",
 	flagUpstreamProtocol: "upstream protocol error",
 	flagClientProtocol:   "malformed request",
+	flagIdle:             "the request did not come to its end in time",
 }
 
 // grpcStatus is what a gRPC client gets instead of an HTTP status of ours.
@@ -69,7 +70,7 @@ func (t *transaction) refuse(status int, flags, detail string) {
 		return
 	}
 	text := reasons[flags]
-	if text == "" {
+	if text == "" || status == http.StatusMisdirectedRequest || status == http.StatusMethodNotAllowed {
 		text = http.StatusText(status)
 	}
 	h := t.w.Header()

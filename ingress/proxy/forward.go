@@ -244,9 +244,12 @@ func (t *transaction) failed(ctx context.Context, err error, n int) {
 func (t *transaction) clientFailed(err error) {
 	t.x.Detail = "request body: " + err.Error()
 	var tooLarge *http.MaxBytesError
+	var slow interface{ Timeout() bool }
 	switch {
 	case errors.As(err, &tooLarge):
 		t.refuse(http.StatusRequestEntityTooLarge, flagClientProtocol, "")
+	case errors.As(err, &slow) && slow.Timeout() && t.r.Context().Err() == nil:
+		t.refuse(http.StatusRequestTimeout, flagIdle, "")
 	case t.r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
 		t.clientGone()
 	default:

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/net/http2"
 
+	"github.com/adit-mesh/adit/ingress/h1"
 	"github.com/adit-mesh/adit/ingress/upstream"
 )
 
@@ -35,7 +36,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// edge is a Proxy behind servers of the standard library.
+// edge is a Proxy behind the HTTP/1.1 server that it works with, and behind the
+// standard library's for HTTP/2.
 type edge struct {
 	t     testing.TB
 	p     *Proxy
@@ -60,10 +62,9 @@ func newEdge(t testing.TB, conf map[string]*upstream.Config, rule *Rule, tweak .
 		f(&c)
 	}
 	e.p = New(c)
-	srv := httptest.NewServer(http.HandlerFunc(e.serve))
-	e.url = srv.URL
+	stop := e.listen()
 	t.Cleanup(func() {
-		srv.Close()
+		stop()
 		if e.tls != nil {
 			e.tls.Close()
 		}
@@ -73,6 +74,29 @@ func newEdge(t testing.TB, conf map[string]*upstream.Config, rule *Rule, tweak .
 		e.set.Close(ctx)
 	})
 	return e
+}
+
+// listen serves HTTP/1.1 until stop is called, which waits for all requests.
+func (e *edge) listen() (stop func()) {
+	e.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.url = "http://" + ln.Addr().String()
+	srv := &h1.Server{Connect: true}
+	ctx, drain := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { srv.ServeConn(ctx, c, http.HandlerFunc(e.serve)) })
+		}
+	})
+	return func() { ln.Close(); drain(); wg.Wait() }
 }
 
 // serveTLS adds an HTTP/2 server, and returns a client for it.

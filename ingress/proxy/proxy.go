@@ -277,6 +277,9 @@ func (t *transaction) outgoing() {
 		t.set(h, "X-Envoy-Expected-Rq-Timeout-Ms", milliseconds(d))
 	}
 	t.set(h, "X-Envoy-Attempt-Count", "1")
+	if t.x.Client.Early {
+		t.set(h, "Early-Data", "1") // RFC 8470, 5.1: the backend may answer 425
+	}
 	rule, backend := &t.rule.Filters, &t.backend.Filters
 	rule.RequestHeaders.apply(h)
 	backend.RequestHeaders.apply(h)
