@@ -81,7 +81,7 @@ func (cc *ClientConn) shut() {
 // anything since. It does not wait, and reads nothing of a socket. It must not be
 // called while a RoundTrip may begin.
 func (cc *ClientConn) Reusable() bool {
-	if cc.broken.Load() || cc.busy.Load() {
+	if !cc.Free() {
 		return false
 	}
 	if cc.alive() {
@@ -90,6 +90,10 @@ func (cc *ClientConn) Reusable() bool {
 	cc.broken.Store(true)
 	return false
 }
+
+// Free is Reusable without a look at the peer, which costs a system call: enough
+// for the moment when an exchange is over.
+func (cc *ClientConn) Free() bool { return !cc.broken.Load() && !cc.busy.Load() }
 
 // alive looks for news of a peer who should be silent. On a socket it polls: what
 // lies there is the end, or an answer to nothing, and under TLS it may be the
