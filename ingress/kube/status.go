@@ -25,10 +25,10 @@ type written struct {
 	object object
 }
 
-// failure is a status that the API server does not take.
+// failure is a status that could not be written.
 type failure struct {
 	version string
-	until   time.Time
+	until   time.Time // it is not tried again before, unless the object changes
 }
 
 // refusedFor is how long a status is not tried again that the API server does
@@ -145,6 +145,9 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 		}
 		switch {
 		case err == nil:
+			w.mu.Lock()
+			delete(w.failed, k)
+			w.mu.Unlock()
 			return true
 		case apierrors.IsNotFound(err) || ctx.Err() != nil:
 			return true // gone, or no longer ours to write
@@ -184,15 +187,22 @@ func (w *writer) patch(ctx context.Context, c dynamic.ResourceInterface, k key, 
 	return nil
 }
 
+// failedTo notes that a status could not be written, says so once, and reports
+// whether there is no use in trying again soon.
 func (w *writer) failedTo(k key, o object, err error) bool {
-	w.log.Warn("a status cannot be written", "object", k.String(), "error", err)
-	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.failed[k] = failure{o.GetResourceVersion(), time.Now().Add(refusedFor)}
-		return true
+	vain := apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+	f := failure{version: o.GetResourceVersion()}
+	if vain {
+		f.until = time.Now().Add(refusedFor)
 	}
-	return false
+	w.mu.Lock()
+	_, said := w.failed[k]
+	w.failed[k] = f
+	w.mu.Unlock()
+	if !said {
+		w.log.Warn("a status cannot be written; it is tried again", "object", k.String(), "error", err)
+	}
+	return vain
 }
 
 // statusPatch is the merge patch that makes the status of one version of an
