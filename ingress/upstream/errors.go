@@ -46,6 +46,9 @@ const (
 	// RequestBody: the request's body could not be read, or is not what its header
 	// says.
 	RequestBody
+	// BadRequest: the request has a method, target or header field that cannot be
+	// written. Nothing was sent, and no other endpoint would get it either.
+	BadRequest
 )
 
 var kinds = [...]struct {
@@ -63,6 +66,7 @@ var kinds = [...]struct {
 	Timeout:        {"timeout", "UT", 504},
 	Canceled:       {"canceled", "DC", 499},
 	RequestBody:    {"request body", "DPE", 400},
+	BadRequest:     {"bad request", "DPE", 400},
 }
 
 func (k Kind) String() string { return kinds[k].name }

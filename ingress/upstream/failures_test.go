@@ -244,7 +244,7 @@ func TestIdleCloseIsSeen(t *testing.T) {
 	}
 }
 
-func TestHTTP1ErrorsOfRequestBody(t *testing.T) {
+func TestErrorsOfRequestBody(t *testing.T) {
 	srv := h2cServer(t, echo, nil)
 	for _, proto := range []Protocol{HTTP1, H2} {
 		s := newSet(t, SetConfig{})
@@ -264,3 +264,43 @@ func TestHTTP1ErrorsOfRequestBody(t *testing.T) {
 type errReader struct{ err error }
 
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+func TestRequestsThatCannotBeSent(t *testing.T) {
+	srv := h2cServer(t, echo, func(s *http.Server) { s.MaxHeaderBytes = 2000 })
+	for _, proto := range []Protocol{HTTP1, H2} {
+		s := newSet(t, SetConfig{})
+		c := one(t, s, Config{Protocol: proto, Endpoints: []Endpoint{at(t, srv.URL)}})
+		for why, change := range map[string]func(*http.Request){
+			"a header value with a line break": func(r *http.Request) { r.Header.Set("X", "a\r\nb: c") },
+			"a header name with a space":       func(r *http.Request) { r.Header["a b"] = []string{"c"} },
+			"a host with a space":              func(r *http.Request) { r.Host = "a b" },
+		} {
+			r := request(t, "GET", "/", "")
+			change(r)
+			_, _, err := send(c, r)
+			e := wantKind(t, err, BadRequest, why)
+			if e.Sent || e.Processed || e.Status() != 400 {
+				t.Errorf("%s: sent %v, processed %v, status %d", why, e.Sent, e.Processed, e.Status())
+			}
+		}
+		r := request(t, "GET", "/", "")
+		r.Header.Set("X", strings.Repeat("x", 20000))
+		resp, _, err := send(c, r)
+		if proto == H2 {
+			wantKind(t, err, BadRequest, "a header longer than the peer takes")
+		} else if err != nil || resp.StatusCode != 431 {
+			t.Errorf("a header that is too long: %v, %v", resp, err)
+		}
+		mustSend(t, c, request(t, "GET", "/", ""), "GET / backend.example ")
+	}
+}
+
+func TestAnswersThatAreTooLong(t *testing.T) {
+	srv := h2cServer(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X", strings.Repeat("x", 20000)) }, nil)
+	for _, proto := range []Protocol{HTTP1, H2} {
+		s := newSet(t, SetConfig{MaxHeaderBytes: 10000})
+		c := one(t, s, Config{Protocol: proto, Endpoints: []Endpoint{at(t, srv.URL)}})
+		_, _, err := send(c, request(t, "GET", "/", ""))
+		wantKind(t, err, Malformed, "a header that is too long")
+	}
+}

@@ -103,8 +103,19 @@ func (x *exchange) error1(err error, hasBody bool) *Error {
 		e.Kind = Malformed
 	case ce != nil && ce.Received:
 		e.Err = fmt.Errorf("the connection ended within the answer: %w", e.Err)
+	case ce != nil && cannotBeWritten(ce.Err):
+		e.Kind = BadRequest
 	default:
 		e.Err = fmt.Errorf("the backend closed the connection before it answered: %w", e.Err)
 	}
 	return e
+}
+
+// cannotBeWritten says whether h1 refused to write the request.
+func cannotBeWritten(err error) bool {
+	switch err.Error() {
+	case "request that cannot be written", "CONNECT is not carried":
+		return true
+	}
+	return false
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"golang.org/x/net/http2"
 )
@@ -104,6 +105,14 @@ func (x *exchange) error2(err error, sent *sendBody) *Error {
 			e.Sent, e.Processed = false, false
 		case "http2: Transport received Server's graceful shutdown GOAWAY":
 			e.Processed = false
+		case "http2: response header list larger than advertised limit":
+			e.Kind = Malformed
+		case "http2: request header list larger than peer's advertised limit":
+			e.Kind, e.Sent, e.Processed = BadRequest, false, false
+		default:
+			if strings.HasPrefix(err.Error(), "http2: invalid ") {
+				e.Kind, e.Sent, e.Processed = BadRequest, false, false
+			}
 		}
 	}
 	if sent != nil {

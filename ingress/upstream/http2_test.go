@@ -146,8 +146,8 @@ func TestHTTP2SendsAgainWhatWasRefused(t *testing.T) {
 	}
 }
 
-// A texts-only dependency on http2: these are its errors for a connection that
-// takes no more requests.
+// Some errors of http2 are known by their text alone: these are those of a
+// connection that takes no more requests.
 func TestHTTP2ErrorTexts(t *testing.T) {
 	srv := h2cServer(t, echo, nil)
 	nc, err := net.Dial("tcp", strings.TrimPrefix(srv.URL, "http://"))
