@@ -22,6 +22,8 @@ GET  /status                          how the agent is: adit status
 GET  /pods                            pods of this node, captured or not: adit pods
 GET  /connections                     live connections: adit connections
 GET  /why?src=…&dst=…                 what would become of a connection: adit why
+GET  /gateways                        what the edge serves: adit status gateways
+GET  /route?url=…                     what would become of a request: adit why URL
 GET  /logging                         the log level
 POST /logging?level=debug             change it: debug, info, warn, error
 POST /certificates/rotate?id=spiffe…  fetch a new certificate now
@@ -35,6 +37,7 @@ func (a *Agent) adminHandler() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, adminIndex) })
 	mux.HandleFunc("GET /config_dump", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.dump()) })
 	a.inspected().Register(mux)
+	a.registerEdge(mux)
 	mux.HandleFunc("GET /logging", a.showLevel)
 	mux.HandleFunc("POST /logging", a.setLevel)
 	mux.HandleFunc("POST /certificates/rotate", a.rotate)

@@ -29,6 +29,7 @@ type dump struct {
 	Policies     []policyDump       `json:"policies"`
 	Tunnels      []proxy.TunnelInfo `json:"tunnels"`
 	Connections  []proxy.ConnInfo   `json:"connections"`
+	Gateways     *EdgeStatus        `json:"gateways,omitempty"`
 }
 
 type certificateDump struct {
@@ -88,6 +89,10 @@ func (a *Agent) dump() dump {
 		Policies:     make([]policyDump, 0, len(world.Policies)),
 		Tunnels:      a.proxy.Tunnels(),
 		Connections:  a.proxy.Connections(),
+	}
+	if a.edge != nil {
+		s := a.edge.status()
+		d.Gateways = &s
 	}
 	d.Ready, d.NotReady = a.ready.state()
 	if config, err := yaml.MarshalWithOptions(a.cfg, yaml.JSON()); err == nil {

@@ -78,6 +78,9 @@ func exitCode(err error) int {
 	if verdict := new(verdictError); errors.As(err, &verdict) {
 		return exitRefused
 	}
+	if none := new(noRuleError); errors.As(err, &none) {
+		return exitRefused
+	}
 	return exitRuntime
 }
 

@@ -30,11 +30,13 @@ answers, 1 if none does.
 		Example: `  adit status
   adit status --node node-a
   adit status --context staging -o json
+  adit status gateways
   kubectl -n adit-system exec ds/adit-agent -- /adit status`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.status(cmd) },
 	}
 	o.flags(cmd)
+	cmd.AddCommand(newGatewaysCmd())
 	return cmd
 }
 

@@ -16,9 +16,10 @@ import (
 
 func newWhyCmd() *cobra.Command {
 	var o where
+	var q request
 	cmd := &cobra.Command{
-		Use:   "why SRC DST[:PORT]",
-		Short: "Explain whether a connection would come about, and why",
+		Use:   "why SRC DST[:PORT] | URL",
+		Short: "Explain whether a connection would come about, or where a request would go, and why",
 		Long: `Explain what would become of a connection of SRC to DST: by which route, to which
 endpoints and in which order, who they must prove to be, in mutual TLS or in
 plaintext, and which policy lets it in or refuses it. Nothing is connected: the
@@ -35,21 +36,34 @@ and its certificate.
        an IP address; IPv6 with a port in brackets
   PORT may be left out where there is only one
 
+With a URL instead, explain what the edge would do with a request: by which
+Gateway's listener, with which certificate, by which route, rule and filters, to
+which backends; and which other routes it takes the request from. The port is
+that of the Gateway.
+
 Not seen are NetworkPolicies, firewalls, what a waypoint decides, and whether
 the application listens.
 
 Exit codes: 0 it connects, 3 it is refused, or depends on the endpoint that is
-drawn; 1 nobody could be asked, 2 the question makes no sense.
+drawn, or no rule is for the request; 1 nobody could be asked, 2 the question makes no sense.
 ` + whereHelp,
 		Example: `  adit why shop/client shop/server:8080
   adit why shop/client-7d9f8 web.shop.svc.cluster.local:80
   adit why 192.0.2.7 shop/server:8080           # from outside of the mesh
   adit why shop/client 203.0.113.5:443 -o json
-  adit why shop/intruder shop/server:8080 || echo as it should be`,
-		Args: exactArgs(2, "why needs a source and a destination, as in adit why shop/client shop/server:8080"),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.why(cmd, args[0], args[1]) },
+  adit why shop/intruder shop/server:8080 || echo as it should be
+  adit why https://www.example.com/cart -H 'env: canary'
+  adit why http://www.example.com/ -X POST --gateway shop/edge`,
+		Args: whyArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return o.whyRequest(cmd, args[0], q)
+			}
+			return o.why(cmd, args[0], args[1])
+		},
 	}
 	o.flags(cmd)
+	q.flags(cmd)
 	return cmd
 }
 

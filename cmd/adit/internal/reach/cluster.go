@@ -22,6 +22,9 @@ import (
 // agentLabel is on the pods of agents.
 const agentLabel = "app.kubernetes.io/name=adit-agent"
 
+// edgeLabel is on the pods that may have an ingress.
+const edgeLabel = "app.kubernetes.io/name in (adit-ingress, adit-agent)"
+
 // kubeconfig is how to get at a cluster, in the words of kubectl.
 func kubeconfig(path, context string) clientcmd.ClientConfig {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
@@ -60,11 +63,15 @@ func newCluster(cfg *rest.Config, namespace string, port uint16) (*cluster, erro
 const listTimeout = 15 * time.Second
 
 // agents lists the agents of the cluster, or of one node.
-func (c *cluster) agents(ctx context.Context, node string) ([]*Agent, error) {
+func (c *cluster) agents(ctx context.Context, node string, edge bool) ([]*Agent, error) {
+	label := agentLabel
+	if edge {
+		label = edgeLabel
+	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var pods corev1.PodList
-	err := c.core.Get().Resource("pods").Namespace(c.namespace).Param("labelSelector", agentLabel).Do(ctx).Into(&pods)
+	err := c.core.Get().Resource("pods").Namespace(c.namespace).Param("labelSelector", label).Do(ctx).Into(&pods)
 	if err != nil {
 		return nil, fmt.Errorf("list the agents in namespace %s at %s: %w", c.namespace, c.rest.Host, err)
 	}
@@ -80,7 +87,7 @@ func (c *cluster) agents(ctx context.Context, node string) ([]*Agent, error) {
 	switch {
 	case len(pods.Items) == 0:
 		return nil, fmt.Errorf("no pod labelled %s in namespace %s of the cluster at %s; is adit installed there? --namespace names where its agents run, --context another cluster",
-			agentLabel, c.namespace, c.rest.Host)
+			label, c.namespace, c.rest.Host)
 	case len(agents) == 0:
 		slices.Sort(nodes)
 		return nil, fmt.Errorf("no agent on node %s; there are some on %s", node, strings.Join(slices.Compact(nodes), ", "))

@@ -23,6 +23,9 @@ type Options struct {
 	// Kubeconfig, Context and Namespace find the agents of a cluster. "" is
 	// what kubectl would use, and the namespace adit-system.
 	Kubeconfig, Context, Namespace string
+	// Edge finds the pods of the edge, and agents that are part of it, instead of
+	// the agents of nodes.
+	Edge bool
 	// Node leaves the agents of other nodes alone.
 	Node string
 	// Local is the admin port that is tried on a machine without kubeconfig.
@@ -53,13 +56,13 @@ func Find(ctx context.Context, o Options) ([]*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c.agents(ctx, o.Node)
+		return c.agents(ctx, o.Node, o.Edge)
 	}
 	c, err := loadCluster(o.Kubeconfig, o.Context, namespace, AdminPort)
 	if err != nil {
 		return nil, err
 	}
-	return c.agents(ctx, o.Node)
+	return c.agents(ctx, o.Node, o.Edge)
 }
 
 // hasKubeconfig reports whether kubectl would find a file.

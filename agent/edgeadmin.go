@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/adit-mesh/adit/ingress"
+)
+
+// EdgeStatus is GET /gateways: what the edge of an agent serves.
+type EdgeStatus struct {
+	Version string    `json:"version"`
+	Node    string    `json:"node,omitempty"`
+	Pod     string    `json:"pod,omitempty"`
+	Now     time.Time `json:"now"`
+	// Source is where Gateway API's objects come from: a directory, or Kubernetes.
+	Source string `json:"source"`
+	// Leading says that this one writes statuses and Services.
+	Leading bool `json:"leading,omitempty"`
+	// Problems are what could not be read.
+	Problems []string     `json:"problems,omitempty"`
+	Served   ingress.Dump `json:"served"`
+}
+
+func (e *edge) status() EdgeStatus {
+	a := e.agent
+	s := EdgeStatus{Version: a.version(), Node: a.cfg.NodeName, Now: time.Now(), Source: e.cfg.Config, Served: e.server.Dump()}
+	if a.opt.Self.Name != "" {
+		s.Pod = a.opt.Self.Namespace + "/" + a.opt.Self.Name
+	}
+	if e.file != nil {
+		for _, p := range e.file.Problems() {
+			s.Problems = append(s.Problems, p.String())
+		}
+	}
+	if e.kube != nil {
+		s.Source, s.Leading = "kubernetes", e.kube.Leading()
+		for _, k := range e.kube.Kinds() {
+			if k.Error != "" {
+				s.Problems = append(s.Problems, k.Name+": "+k.Error)
+			}
+		}
+	}
+	return s
+}
+
+// registerEdge adds GET /gateways and GET /route to mux.
+func (a *Agent) registerEdge(mux *http.ServeMux) {
+	with := func(serve func(http.ResponseWriter, *http.Request, *edge)) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if a.edge == nil {
+				http.Error(w, "this agent has no ingress", http.StatusNotFound)
+				return
+			}
+			serve(w, r, a.edge)
+		}
+	}
+	mux.HandleFunc("GET /gateways", with(func(w http.ResponseWriter, _ *http.Request, e *edge) { writeJSON(w, e.status()) }))
+	mux.HandleFunc("GET /route", with(serveRoute))
+}
+
+// serveRoute answers what would become of a request: ?url=…&gateway=…&host=…&
+// sni=…&method=…&header=Name: value (repeatable).
+func serveRoute(w http.ResponseWriter, r *http.Request, e *edge) {
+	q := r.URL.Query()
+	question := ingress.Question{
+		URL: q.Get("url"), Gateway: q.Get("gateway"), Host: q.Get("host"), SNI: q.Get("sni"), Method: q.Get("method"),
+		Header: make(http.Header),
+	}
+	if question.URL == "" {
+		http.Error(w, "url is missing: ask for /route?url=https://HOST/PATH", http.StatusBadRequest)
+		return
+	}
+	for _, h := range q["header"] {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			http.Error(w, "header "+h+": want NAME: VALUE", http.StatusBadRequest)
+			return
+		}
+		question.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	writeJSON(w, e.server.Explain(question))
+}
