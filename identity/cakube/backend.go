@@ -40,6 +40,10 @@ type Config struct {
 	// Agents are the service accounts, NAMESPACE/NAME, whose pods may have
 	// certificates for the pods of their node. Required.
 	Agents []string
+	// Workloads are service accounts, NAMESPACE/NAME, whose pods may ask for
+	// themselves: they get their own identity and no other. nil is adit-ingress
+	// in Namespace, the edge, which is in the mesh without being captured.
+	Workloads []string
 	// Audience is that of their tokens. "" is istio-ca.
 	Audience string
 	// Logger receives what changes. nil discards it.
@@ -89,6 +93,9 @@ func New(cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
 	cfg.Agents = slices.Clone(cfg.Agents)
+	if cfg.Workloads = slices.Clone(cfg.Workloads); cfg.Workloads == nil {
+		cfg.Workloads = []string{cfg.Namespace + "/adit-ingress"}
+	}
 	cfg.Secret = orDefault(cfg.Secret, "adit-ca")
 	cfg.ConfigMap = orDefault(cfg.ConfigMap, "adit-ca-root")
 	cfg.Audience = orDefault(cfg.Audience, "istio-ca")

@@ -137,18 +137,29 @@ func TestAuthorize(t *testing.T) {
 		pod("default", "far-1", "far", "node-b", corev1.PodRunning),
 		pod("default", "wait-1", "wait", "", corev1.PodPending),
 		pod("shop", "db-1", "default", "node-a", corev1.PodPending),
+		pod(system, "adit-ingress-1", "adit-ingress", "node-a", corev1.PodRunning),
 	} {
 		if err := a.c.create(t.Context(), "pods", p.Namespace, p, new(corev1.Pod)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	caller := caserver.Caller{Namespace: system, ServiceAccount: "adit-agent", Node: "node-a"}
+	edge := caserver.Caller{Namespace: system, ServiceAccount: "adit-ingress", Node: "node-a"}
+	away := edge
+	away.Node = "node-b"
 	tests := []struct {
 		why    string
 		caller caserver.Caller
 		id     string
 		reason caserver.Reason
 	}{
+		{"the edge for itself", edge, "spiffe://cluster.local/ns/" + system + "/sa/adit-ingress", ""},
+		{"the edge for a pod of its node", edge, "spiffe://cluster.local/ns/default/sa/web", caserver.ReasonIdentity},
+		{"the edge for its name elsewhere", edge, "spiffe://cluster.local/ns/default/sa/adit-ingress", caserver.ReasonIdentity},
+		{"the edge for the agents", edge, "spiffe://cluster.local/ns/" + system + "/sa/adit-agent", caserver.ReasonIdentity},
+		{"the edge from where it does not run", away, "spiffe://cluster.local/ns/" + system + "/sa/adit-ingress", caserver.ReasonIdentity},
+		{"the edge's name elsewhere", caserver.Caller{Namespace: "default", ServiceAccount: "adit-ingress", Node: "node-a"}, "spiffe://cluster.local/ns/default/sa/adit-ingress", caserver.ReasonCaller},
+		{"an agent for the edge", caller, "spiffe://cluster.local/ns/" + system + "/sa/adit-ingress", ""},
 		{"a pod of the node", caller, "spiffe://cluster.local/ns/default/sa/web", ""},
 		{"one that has not started", caller, "spiffe://cluster.local/ns/shop/sa/default", ""},
 		{"one that has ended", caller, "spiffe://cluster.local/ns/default/sa/job", caserver.ReasonIdentity},

@@ -20,34 +20,45 @@ import (
 const runningPods = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // Authorize implements [caserver.Authorizer]: the caller is a node agent, and a
-// pod of that service account runs on its node. A pod that is not known yet is
-// looked for at the API server before it is denied.
+// pod of that service account runs on its node; or it is a workload that may ask
+// for itself, and does. A pod that is not known yet is looked for at the API
+// server before it is denied.
 func (b *Backend) Authorize(ctx context.Context, caller caserver.Caller, id spiffeid.ID) error {
-	if !slices.Contains(b.cfg.Agents, caller.Namespace+"/"+caller.ServiceAccount) {
-		return caserver.Refuse(caserver.ReasonCaller, "service account %s/%s is no node agent; those are: %s",
-			caller.Namespace, caller.ServiceAccount, strings.Join(b.cfg.Agents, ", "))
+	account := caller.Namespace + "/" + caller.ServiceAccount
+	agent := slices.Contains(b.cfg.Agents, account)
+	if !agent && !slices.Contains(b.cfg.Workloads, account) {
+		return caserver.Refuse(caserver.ReasonCaller, "service account %s is no node agent, nor asks for itself; agents are: %s; for themselves may ask: %s",
+			account, strings.Join(b.cfg.Agents, ", "), strings.Join(b.cfg.Workloads, ", "))
 	}
 	if caller.Node == "" {
 		return caserver.Refuse(caserver.ReasonToken, "the token of %s is bound to no node", caller)
 	}
-	namespace, account, ok := identity.ParseWorkloadID(id)
+	namespace, name, ok := identity.ParseWorkloadID(id)
 	if !ok {
 		return caserver.Refuse(caserver.ReasonRequest, "%s is not the identity of a service account", id)
 	}
-	if b.pods.has(caller.Node, namespace, account) {
+	if !agent && (namespace != caller.Namespace || name != caller.ServiceAccount) {
+		return caserver.Refuse(caserver.ReasonIdentity, "service account %s may have its own identity only, not %s", account, id)
+	}
+	return b.runs(ctx, caller.Node, namespace, name)
+}
+
+// runs returns nil if a pod of a service account runs on a node.
+func (b *Backend) runs(ctx context.Context, node, namespace, account string) error {
+	if b.pods.has(node, namespace, account) {
 		return nil
 	}
 	// Names come out of a SPIFFE ID, whose characters a selector does not
 	// mistake for its own.
 	var found corev1.PodList
 	err := b.core.list(ctx, "pods", namespace,
-		fmt.Sprintf("spec.nodeName=%s,spec.serviceAccountName=%s,status.phase!=Succeeded,status.phase!=Failed", caller.Node, account),
+		fmt.Sprintf("spec.nodeName=%s,spec.serviceAccountName=%s,status.phase!=Succeeded,status.phase!=Failed", node, account),
 		1, &found)
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask the API server for pods of %s/%s on node %s: %w", namespace, account, caller.Node, err)
+		return fmt.Errorf("ask the API server for pods of %s/%s on node %s: %w", namespace, account, node, err)
 	case len(found.Items) == 0:
-		return caserver.Refuse(caserver.ReasonIdentity, "no pod of service account %s/%s runs on node %s", namespace, account, caller.Node)
+		return caserver.Refuse(caserver.ReasonIdentity, "no pod of service account %s/%s runs on node %s", namespace, account, node)
 	}
 	return nil
 }
