@@ -16,6 +16,9 @@ type bound struct {
 	known bool
 	// taken is the Gateway that has the socket, if it is another one.
 	taken types.NamespacedName
+	// noMirror says that a UDP listener has the socket that HTTP/3 would be
+	// served on.
+	noMirror bool
 }
 
 func (b bound) ok() bool { return b.known && b.taken == types.NamespacedName{} }
@@ -53,6 +56,10 @@ func (t *Translator) ours() []*gateway {
 			}
 		}
 		slices.SortFunc(t.order, func(a, b *gateway) int { return compareNames(a.name(), b.name()) })
+		t.byAge = slices.Clone(t.order)
+		slices.SortStableFunc(t.byAge, func(a, b *gateway) int {
+			return a.obj.CreationTimestamp.Time.Compare(b.obj.CreationTimestamp.Time)
+		})
 	}
 	return t.order
 }
@@ -87,14 +94,11 @@ func (g *gateway) portsOf() []portKey {
 // bindPorts asks for the sockets of all ports. Where two Gateways come to have
 // one, the older Gateway keeps it.
 func (t *Translator) bindPorts() {
-	gateways := slices.Clone(t.ours())
-	slices.SortStableFunc(gateways, func(a, b *gateway) int {
-		return a.obj.CreationTimestamp.Time.Compare(b.obj.CreationTimestamp.Time)
-	})
+	t.ours()
 	owners := make(map[ingress.Bind]types.NamespacedName)
-	for _, g := range gateways {
+	all := t.scratch[:0]
+	for _, g := range t.byAge {
 		name := g.name()
-		var list []bound
 		for _, key := range g.keys {
 			b := bound{portKey: key}
 			b.bind, b.known = t.options.Bind(name, key.port, key.udp)
@@ -105,10 +109,20 @@ func (t *Translator) bindPorts() {
 					owners[b.bind] = name
 				}
 			}
-			list = append(list, b)
+			all = append(all, b)
 		}
-		if !slices.Equal(t.bound[name], list) {
-			t.bound[name] = list
+	}
+	t.scratch = all
+	for _, g := range t.byAge {
+		list := all[:len(g.keys)]
+		all = all[len(g.keys):]
+		for i := range list {
+			mirror := list[i].bind
+			mirror.UDP = true
+			_, list[i].noMirror = owners[mirror]
+		}
+		if name := g.name(); !slices.Equal(t.bound[name], list) {
+			t.bound[name] = slices.Clone(list)
 			g.portsStale, g.status = true, nil
 		}
 	}
@@ -118,12 +132,6 @@ func (t *Translator) bindPorts() {
 func (t *Translator) assemblePorts(g *gateway) {
 	before := g.ports
 	g.ports = nil
-	datagram := make(set[uint16])
-	for _, b := range t.bound[g.name()] {
-		if b.udp && b.ok() {
-			datagram.add(b.port)
-		}
-	}
 	for _, b := range t.bound[g.name()] {
 		if !b.ok() {
 			continue
@@ -143,8 +151,7 @@ func (t *Translator) assemblePorts(g *gateway) {
 		}
 		if !b.udp && slices.ContainsFunc(p.Listeners, func(l *ingress.Listener) bool { return l.Protocol == ingress.HTTPS }) {
 			p.QUIC = ingress.QUIC{
-				// A UDP listener of the same number has the socket that the mirror needs.
-				Off:       options.http3 == "off" || datagram.has(b.port),
+				Off:       options.http3 == "off" || b.noMirror,
 				Advertise: options.port,
 				ZeroRTT:   options.zeroRTT == "on",
 			}

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 
 	"github.com/adit-mesh/adit/ingress"
@@ -41,15 +40,15 @@ func (t *Translator) attach(key routeKey) {
 		return
 	}
 	s.generation, s.status = s.meta.GetGeneration(), nil
-	s.compiled = make(map[backend.From]*compiled)
+	c := compiler{t.index, s, s.compiled, make(map[backend.From]*compiled)}
 	s.results = s.results[:0:0]
 	in := make(map[*listener]*attachment)
 	for _, ref := range s.refs {
-		if r, ok := t.attachTo(s, ref, in); ok {
+		if r, ok := t.attachTo(s, ref, in, c); ok {
 			s.results = append(s.results, r)
 		}
 	}
-	s.last = nil
+	s.compiled, s.recompile = c.now, false
 
 	for l := range s.in {
 		if in[l] == nil {
@@ -77,7 +76,7 @@ func (t *Translator) attach(key routeKey) {
 
 // attachTo finds the listeners that one parentRef leads to. It says false if the
 // parent is not ours.
-func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in map[*listener]*attachment) (parentResult, bool) {
+func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in map[*listener]*attachment, compiler compiler) (parentResult, bool) {
 	p, ok := s.parentOf(ref)
 	if !ok {
 		return parentResult{}, false
@@ -94,7 +93,7 @@ func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in m
 	if g == nil || g.controller == "" {
 		return parentResult{}, false
 	}
-	o := g.owner(p)
+	o := g.owner[p]
 	if o == nil {
 		return parentResult{}, false
 	}
@@ -106,7 +105,7 @@ func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in m
 		from.Gateway = gatewayName
 	}
 	for _, l := range listeners {
-		c := t.compile(s, from, l.passthrough())
+		c := compiler.compile(from, l.passthrough())
 		if !slices.Contains(r.compiled, c) {
 			r.compiled = append(r.compiled, c)
 		}
@@ -120,7 +119,7 @@ func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in m
 	}
 	if len(r.compiled) == 0 {
 		// ResolvedRefs is told whether or not the route is accepted.
-		r.compiled = append(r.compiled, t.compile(s, from, s.kind == kindTLSRoute))
+		r.compiled = append(r.compiled, compiler.compile(from, true))
 	}
 	return r, true
 }
@@ -206,12 +205,6 @@ func (t *Translator) detach(l *listener, key routeKey) {
 	l.attached[key.kind]--
 	l.builder.Delete(key.String())
 	t.staleListeners.add(l)
-}
-
-// sameCompiled says that a route compiled anew is what it was, so that everything
-// made of it can be kept.
-func sameCompiled(a, b *compiled) bool {
-	return a != nil && reflect.DeepEqual(a, b)
 }
 
 // entriesFor are the entries of a compiled route under each of some hosts.

@@ -155,28 +155,25 @@ func (l *listener) unresolve(why verdict) {
 	l.unresolved.message = sentence(l.unresolved.message, why.message)
 }
 
-// validity is what the dates of the listener's certificates come to at now, and
-// until when that holds. Zero: for ever.
-func (l *listener) validity(now time.Time) (v verdict, until time.Time) {
-	if l.tls == nil {
-		return v, until
-	}
-	for _, c := range l.tls.Certificates {
+// validity is what the dates of certificates come to now. It notes when that
+// will be something else.
+func (w *statusWriter) validity(list []*certificate) (v verdict) {
+	for _, c := range list {
 		if c.Leaf == nil {
 			continue
 		}
 		for _, at := range []time.Time{c.Leaf.NotBefore, c.Leaf.NotAfter.Add(1)} {
-			if at.After(now) && (until.IsZero() || at.Before(until)) {
-				until = at
+			if at.After(w.now) && (w.until.IsZero() || at.Before(w.until)) {
+				w.until = at
 			}
 		}
-		if err := certs.Validity(c, now); err != nil && v.ok() {
+		if err := certs.Validity(c, w.now); err != nil && v.ok() {
 			reason := ReasonCertificateExpired
 			if err.Reason == certs.NotYetValid {
 				reason = ReasonCertificateNotYetValid
 			}
-			v = because(reason, "tls: "+err.Message+"; it is served as it is")
+			v = because(reason, err.Message+"; it is used as it is")
 		}
 	}
-	return v, until
+	return v
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/adit-mesh/adit/ingress"
@@ -27,19 +28,32 @@ type compiled struct {
 	hasStreams bool
 }
 
-// compile compiles a route as from refers to backends. The result is kept as long
-// as nothing it depends on changes.
-func (t *Translator) compile(s *routeState, from backend.From, passthrough bool) *compiled {
-	from.Passthrough = passthrough && s.kind == kindTLSRoute
-	if c := s.compiled[from]; c != nil {
-		return c
+// compiler compiles a route for the Gateways that it is on.
+type compiler struct {
+	index  *backend.Index
+	route  *routeState
+	before map[backend.From]*compiled
+	now    map[backend.From]*compiled
+}
+
+// compile compiles the route as from refers to backends. What comes to the same
+// as before is the same, and so is everything made of it.
+func (c compiler) compile(from backend.From, passthrough bool) *compiled {
+	from.Passthrough = passthrough && c.route.kind == kindTLSRoute
+	if done := c.now[from]; done != nil {
+		return done
 	}
-	c := compileRoute(s, t.index.For(from))
-	if sameCompiled(s.last[from], c) {
-		c = s.last[from]
+	before := c.before[from]
+	if before != nil && !c.route.recompile {
+		c.now[from] = before
+		return before
 	}
-	s.compiled[from] = c
-	return c
+	next := compileRoute(c.route, c.index.For(from))
+	if before != nil && reflect.DeepEqual(before, next) {
+		next = before
+	}
+	c.now[from] = next
+	return next
 }
 
 func compileRoute(s *routeState, res backend.Resolver) *compiled {

@@ -66,13 +66,19 @@ type statusWriter struct {
 	programmed condition // of the Gateway
 }
 
+// generation is that of the specification which the last plan was made of. One
+// that came with the same specification counts too.
+func (w *statusWriter) generation(o *owner, current int64) int64 {
+	if w.t.staleGateways.has(w.g.name()) {
+		return o.generation
+	}
+	return current
+}
+
 func (w *statusWriter) gateway(input statusInput) Status {
 	g := w.g
 	o := g.obj
-	generation := g.generation
-	if !w.t.staleGateways.has(g.name()) {
-		generation = o.Generation
-	}
+	generation := w.generation(g.owners[0], o.Generation)
 	var listeners []gatewayv1.ListenerStatus
 	var states []listenerStatus
 	for _, l := range g.owners[0].listeners {
@@ -167,6 +173,12 @@ func (w *statusWriter) gatewayResolved(states []listenerStatus) condition {
 	if !w.g.unresolved.ok() {
 		return isNot(gatewayv1.GatewayConditionResolvedRefs, w.g.unresolved)
 	}
+	if c := w.g.presents; c != nil {
+		if dates := w.validity([]*certificate{c}); !dates.ok() {
+			return isNot(gatewayv1.GatewayConditionResolvedRefs,
+				because(gatewayv1.GatewayReasonInvalidClientCertificateRef, "tls.backend.clientCertificateRef: "+dates.message))
+		}
+	}
 	for i, s := range states {
 		if s.resolved.status != metav1.ConditionTrue {
 			return isNot(gatewayv1.GatewayConditionResolvedRefs, because(gatewayv1.GatewayReasonListenersNotResolved,
@@ -199,6 +211,7 @@ func (w *statusWriter) gatewayProgrammed(states []listenerStatus, input statusIn
 
 func (w *statusWriter) listenerSet(o *owner) Status {
 	obj := o.set.obj
+	generation := w.generation(o, obj.Generation)
 	var listeners []gatewayv1.ListenerEntryStatus
 	var states []listenerStatus
 	for _, l := range o.listeners {
@@ -212,12 +225,12 @@ func (w *statusWriter) listenerSet(o *owner) Status {
 			Name:           gatewayv1.SectionName(l.name),
 			SupportedKinds: l.supportedKinds(),
 			AttachedRoutes: l.attachedRoutes(),
-			Conditions:     conditions(previous, obj.Generation, w.now, s.conditions()...),
+			Conditions:     conditions(previous, generation, w.now, s.conditions()...),
 		})
 	}
-	return Status{Kind: kindListenerSet, Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID, Generation: obj.Generation,
+	return Status{Kind: kindListenerSet, Namespace: obj.Namespace, Name: obj.Name, UID: obj.UID, Generation: generation,
 		ListenerSet: &gatewayv1.ListenerSetStatus{
-			Conditions: conditions(obj.Status.Conditions, obj.Generation, w.now, w.setAccepted(o, states), w.setProgrammed(o, states)),
+			Conditions: conditions(obj.Status.Conditions, generation, w.now, w.setAccepted(o, states), w.setProgrammed(o, states)),
 			Listeners:  listeners,
 		}}
 }

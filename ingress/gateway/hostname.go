@@ -45,18 +45,6 @@ func intersections(listener string, route []string) []string {
 	return hosts
 }
 
-// overlap says whether any name of a matches a name of b.
-func overlap(a, b []string) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if _, ok := intersect(x, y); ok {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func hostname(h *gatewayv1.Hostname) string {
 	if h == nil {
 		return ""

@@ -28,7 +28,8 @@ type listenerKey struct {
 }
 
 // listener is one of the merged list of listeners of a Gateway. It stays the same
-// from one plan to the next as long as its parent has a listener of that name.
+// from one plan to the next as long as its parent has a listener of that name and
+// protocol.
 type listener struct {
 	listenerKey
 	gateway *gateway
@@ -48,7 +49,6 @@ type listener struct {
 	unresolved verdict // ResolvedRefs
 	broken     verdict // nothing can be served although it is accepted
 	overlap    verdict // OverlappingTLSConfig
-	warning    string  // said in the message of Accepted
 	quic       quicOptions
 	tls        *ingress.TLSConfig // nil: TLS does not end here
 
@@ -122,7 +122,7 @@ var protocols = map[gatewayv1.ProtocolType]struct {
 func (l *listener) read(spec *gatewayv1.Listener) {
 	l.spec = spec
 	l.accepted, l.conflict, l.unresolved, l.broken, l.overlap = verdict{}, verdict{}, verdict{}, verdict{}, verdict{}
-	l.warning, l.quic = "", quicOptions{}
+	l.quic = quicOptions{}
 	l.port = uint16(spec.Port)
 	l.host = hostname(spec.Hostname)
 	l.kinds = nil

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 
+	"github.com/adit-mesh/adit/ingress"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -24,14 +25,14 @@ func (s listenerStatus) conditions() []condition {
 
 func (w *statusWriter) listener(l *listener) listenerStatus {
 	s := listenerStatus{
-		accepted:   is(gatewayv1.ListenerConditionAccepted, gatewayv1.ListenerReasonAccepted, sentence("the listener is accepted", l.warning)),
+		accepted:   is(gatewayv1.ListenerConditionAccepted, gatewayv1.ListenerReasonAccepted, "the listener is accepted"),
 		conflicted: condition{string(gatewayv1.ListenerConditionConflicted), metav1.ConditionFalse, string(gatewayv1.ListenerReasonNoConflicts), "no other listener has its port and hostname"},
 		resolved:   is(gatewayv1.ListenerConditionResolvedRefs, gatewayv1.ListenerReasonResolvedRefs, "all references are resolved"),
 		overlap:    l.overlap,
 	}
-	dates, until := l.validity(w.now)
-	if !until.IsZero() && (w.until.IsZero() || until.Before(w.until)) {
-		w.until = until
+	var dates verdict
+	if l.tls != nil {
+		dates = w.validity(l.tls.Certificates)
 	}
 	if !l.unresolved.ok() {
 		s.resolved = isNot(gatewayv1.ListenerConditionResolvedRefs, l.unresolved)
@@ -80,7 +81,11 @@ func (w *statusWriter) socket(l *listener) (why verdict, note string) {
 		if err := w.applied.Failed[b.bind]; err != nil {
 			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d cannot be served: %v", l.port, err)), ""
 		}
-		if err := w.applied.NoQUIC[b.bind]; err != nil && l.terminates() {
+		switch err := w.applied.NoQUIC[b.bind]; {
+		case l.protocol != ingress.HTTPS:
+		case b.noMirror && l.quic.http3 != "off":
+			note = fmt.Sprintf("; but not over HTTP/3: UDP port %d is that of a UDP listener", l.port)
+		case err != nil:
 			note = fmt.Sprintf("; but not over HTTP/3: %v", err)
 		}
 		return verdict{}, note

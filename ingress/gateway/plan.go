@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/adit-mesh/adit/ingress"
-	"github.com/adit-mesh/adit/ingress/gateway/certs"
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/route"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,13 +22,13 @@ type gateway struct {
 	// What the last plan found. controller is "" if the Gateway is not ours; the
 	// rest then means nothing.
 	controller  string
-	generation  int64
 	accepted    verdict
 	pending     bool    // accepted is not known: its class is not accepted
 	unresolved  verdict // spec.tls.backend
 	address     verdict // of spec.addresses that cannot be had whatever is there
 	frontend    frontend
 	owners      []*owner // the Gateway itself, then its ListenerSets
+	owner       map[parent]*owner
 	uses        set[reference]
 	presents    *certificate // to backends
 	listeners   map[listenerKey]*listener
@@ -43,10 +42,11 @@ type gateway struct {
 // owner is a Gateway or ListenerSet as the owner of some of the merged listeners.
 type owner struct {
 	parent
-	set       *listenerSet // nil: the Gateway itself
-	refused   verdict      // of a ListenerSet: why it is not attached
-	listeners []*listener
-	signature string
+	set        *listenerSet // nil: the Gateway itself
+	refused    verdict      // of a ListenerSet: why it is not attached
+	generation int64
+	listeners  []*listener
+	signature  string
 }
 
 func newGateway() *gateway {
@@ -54,14 +54,6 @@ func newGateway() *gateway {
 }
 
 func (g *gateway) name() types.NamespacedName { return nameOf(g.obj) }
-
-func (g *gateway) owner(p parent) *owner {
-	i := slices.IndexFunc(g.owners, func(o *owner) bool { return o.parent == p })
-	if i < 0 {
-		return nil
-	}
-	return g.owners[i]
-}
 
 // serving says whether anything of the Gateway belongs in a Config.
 func (g *gateway) serving() bool { return g.controller != "" && g.accepted.ok() }
@@ -87,7 +79,7 @@ func (t *Translator) replan(name types.NamespacedName) {
 	accepted := g.accepted
 	uses := make(set[reference])
 	r := referrer{t, parent{kindGateway, name}, uses}
-	g.controller, g.generation = controller, g.obj.Generation
+	g.controller = controller
 	g.accepted, g.pending = checkGateway(g.obj), !pending.ok()
 	if g.pending {
 		g.accepted = pending
@@ -98,6 +90,10 @@ func (t *Translator) replan(name types.NamespacedName) {
 
 	before := g.owners
 	g.owners = t.mergeListeners(g)
+	g.owner = make(map[parent]*owner, len(g.owners))
+	for _, o := range g.owners {
+		g.owner[o.parent] = o
+	}
 	findConflicts(g.owners)
 	ports := make(map[portKey]*quicOptions)
 	for _, o := range g.owners {
@@ -106,7 +102,6 @@ func (t *Translator) replan(name types.NamespacedName) {
 		}
 	}
 	markOverlaps(g.owners)
-	warnOfDatagrams(g.owners)
 	t.acceptOwners(g)
 
 	t.usedBy.replace(name, g.uses, uses)
@@ -200,10 +195,6 @@ func (t *Translator) resolveClientCertificate(g *gateway, r referrer) {
 			g.unresolved = because(gatewayv1.GatewayReasonRefNotPermitted, "tls.backend.clientCertificateRef: "+f.forbidden)
 		case f.problem != nil:
 			g.unresolved = because(gatewayv1.GatewayReasonInvalidClientCertificateRef, "tls.backend.clientCertificateRef: "+f.problem.Message)
-		default:
-			if err := certs.Validity(c, t.options.Now()); err != nil {
-				g.unresolved = because(gatewayv1.GatewayReasonInvalidClientCertificateRef, "tls.backend.clientCertificateRef: "+err.Message)
-			}
 		}
 	}
 	t.present(g, c)
@@ -226,12 +217,12 @@ func (t *Translator) present(g *gateway, c *certificate) {
 // mergeListeners lists the owners of the Gateway's listeners in order of
 // precedence, and reads the listeners of those that are attached.
 func (t *Translator) mergeListeners(g *gateway) []*owner {
-	self := &owner{parent: parent{kindGateway, g.name()}}
+	self := &owner{parent: parent{kindGateway, g.name()}, generation: g.obj.Generation}
 	t.readListeners(g, self, g.obj.Spec.Listeners)
 	owners := []*owner{self}
 	allowed, err := allowedSets(g.obj)
 	for _, s := range t.listenerSets(g.name()) {
-		o := &owner{parent: s.parent(), set: s}
+		o := &owner{parent: s.parent(), set: s, generation: s.obj.Generation}
 		owners = append(owners, o)
 		switch {
 		case err != nil:
@@ -251,7 +242,7 @@ func (t *Translator) readListeners(g *gateway, o *owner, specs []gatewayv1.Liste
 	for i := range specs {
 		key := listenerKey{o.parent, string(specs[i].Name)}
 		l := g.listeners[key]
-		if l == nil {
+		if l == nil || l.spec.Protocol != specs[i].Protocol {
 			l = &listener{
 				listenerKey: key,
 				gateway:     g,
@@ -309,26 +300,6 @@ func (l *listener) agreeOnQUIC(ports map[portKey]*quicOptions) {
 	}
 	if err := ports[key].agree(l.quic); err != nil {
 		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %v", err))
-	}
-}
-
-// warnOfDatagrams tells HTTPS listeners that a UDP listener has the socket which
-// HTTP/3 would be served on.
-func warnOfDatagrams(owners []*owner) {
-	datagrams := make(set[uint16])
-	for _, o := range owners {
-		for _, l := range o.listeners {
-			if l.udp && l.usable() {
-				datagrams.add(l.port)
-			}
-		}
-	}
-	for _, o := range owners {
-		for _, l := range o.listeners {
-			if l.protocol == ingress.HTTPS && l.quic.http3 != "off" && datagrams.has(l.port) {
-				l.warning = fmt.Sprintf("but HTTP/3 is not served: UDP port %d is another listener's", l.port)
-			}
-		}
 	}
 }
 

@@ -33,13 +33,14 @@ type routeState struct {
 
 	generation int64 // of the specification that results are about
 	compiled   map[backend.From]*compiled
-	// last is what was compiled before something that the route refers to changed.
-	last     map[backend.From]*compiled
-	results  []parentResult
-	in       set[*listener]
-	services set[types.NamespacedName]
-	clusters set[string]
-	status   *Status
+	// recompile says that compiled may be of what the route, or something that it
+	// refers to, was before.
+	recompile bool
+	results   []parentResult
+	in        set[*listener]
+	services  set[types.NamespacedName]
+	clusters  set[string]
+	status    *Status
 }
 
 // newRouteState reads a route of Gateway API v1.
@@ -110,10 +111,11 @@ func (t *Translator) setRoute(s *routeState) {
 		t.staleRoutes.add(s.routeKey)
 		return
 	}
+	s.compiled = before.compiled
 	s.results, s.in, s.services, s.clusters = before.results, before.in, before.services, before.clusters
 	s.generation = before.generation
 	if unchanged(before.meta, s.meta, before.spec, s.spec) {
-		s.compiled, s.last = before.compiled, before.last
+		s.recompile = before.recompile
 		if !t.staleRoutes.has(s.routeKey) {
 			s.generation = s.meta.GetGeneration()
 		}
@@ -122,7 +124,7 @@ func (t *Translator) setRoute(s *routeState) {
 		}
 		return
 	}
-	s.last = before.compiled
+	s.recompile = true
 	t.routesOf.replace(s.routeKey, before.parents(), s.parents())
 	t.staleRoutes.add(s.routeKey)
 }
@@ -146,6 +148,7 @@ func (t *Translator) release(s *routeState) {
 		t.detach(l, s.routeKey)
 	}
 	s.in = nil
+	t.policiesStale = true
 	t.setServices(s, nil)
 	t.setClusters(s, nil)
 }

@@ -45,7 +45,7 @@ func (l *listener) settleKinds() {
 			other = kindGRPCRoute
 		}
 		l.reject(a, hosts[other].overlapping(a.hosts))
-		if a.rejected == nil {
+		if a.rejected == nil && a.compiled.accepted.True {
 			hosts[a.route.kind].add(a.hosts, a.route)
 		}
 	}

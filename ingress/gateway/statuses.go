@@ -17,6 +17,7 @@ type statusCache struct {
 	policyObjs map[types.NamespacedName]*gatewayv1.BackendTLSPolicy
 	policies   []Status
 	routes     sortedKeys
+	length     int // of the last list
 }
 
 func (c *statusCache) dropClass(name string) { delete(c.classes, name) }
@@ -57,7 +58,7 @@ func (s *sortedKeys) all() []routeKey {
 // name. applied is what the Config of that Build came to, and placed where the
 // Gateways are reached; a Gateway that placed does not have is not programmed.
 func (t *Translator) Statuses(applied ingress.Applied, placed map[types.NamespacedName]Placement) []Status {
-	var list []Status
+	list := make([]Status, 0, t.cache.length)
 	for _, name := range slices.Sorted(maps.Keys(t.classes)) {
 		if c := t.classes[name]; slices.Contains(t.options.ControllerNames, string(c.Spec.ControllerName)) {
 			if t.cache.classes == nil {
@@ -82,7 +83,9 @@ func (t *Translator) Statuses(applied ingress.Applied, placed map[types.Namespac
 		}
 	}
 	list = append(list, t.policyStatuses()...)
-	return append(list, t.clientStatuses()...)
+	list = append(list, t.clientStatuses()...)
+	t.cache.length = len(list)
+	return list
 }
 
 // hasOurs says whether the route's status has entries that this controller wrote.

@@ -70,10 +70,12 @@ type Translator struct {
 	// last in order.
 	lastGood map[types.NamespacedName]*certificate
 
-	order  []*gateway // of the gateways that are ours, by name; nil: to be made
-	bound  map[types.NamespacedName][]bound
-	config *ingress.Config
-	cache  statusCache
+	order   []*gateway // the Gateways that are ours, by name; nil: to be made
+	byAge   []*gateway // the same, the oldest first; made with order
+	bound   map[types.NamespacedName][]bound
+	scratch []bound
+	config  *ingress.Config
+	cache   statusCache
 }
 
 // New makes a Translator that has no objects.
@@ -143,7 +145,9 @@ func (t *Translator) Build() (*ingress.Config, bool) {
 func (t *Translator) takeBackendChanges() {
 	changes := t.index.TakeChanges()
 	for _, service := range changes.Services {
-		t.staleRoutes.addAll(t.routesTo[service])
+		for key := range t.routesTo[service] {
+			t.recompile(key)
+		}
 	}
 	for _, service := range changes.Clusters {
 		t.clusters.staleService(service)
@@ -156,6 +160,11 @@ func (t *Translator) takeBackendChanges() {
 	}
 }
 
+func (t *Translator) recompile(key routeKey) {
+	t.routes[key].recompile = true
+	t.staleRoutes.add(key)
+}
+
 // grantsChanged marks what refers into a namespace from others.
 func (t *Translator) grantsChanged(namespace string) {
 	for service, routes := range t.routesTo {
@@ -164,7 +173,7 @@ func (t *Translator) grantsChanged(namespace string) {
 		}
 		for key := range routes {
 			if key.Namespace != namespace {
-				t.staleRoutes.add(key)
+				t.recompile(key)
 			}
 		}
 	}
