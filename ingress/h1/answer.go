@@ -70,8 +70,12 @@ func (cc *ClientConn) endWait() error {
 	return nil
 }
 
-// inform passes an informational answer on.
+// inform passes an informational answer on. 100 Continue is between this connection
+// and its peer.
 func (cc *ClientConn) inform(resp *http.Response) error {
+	if resp.StatusCode == http.StatusContinue {
+		return nil
+	}
 	trace := httptrace.ContextClientTrace(cc.ctx)
 	if trace == nil || trace.Got1xxResponse == nil {
 		return nil
@@ -143,7 +147,9 @@ func (cc *ClientConn) beginBody(a *answer) error {
 	}
 	if tr, ok := resp.Header["Trailer"]; ok && length == lengthChunked {
 		delete(resp.Header, "Trailer")
-		resp.Trailer = announced(tr)
+		if resp.Trailer, err = announced(tr); err != nil {
+			return &ProtocolError{err}
+		}
 	}
 	resp.ContentLength = max(length, -1)
 	switch {

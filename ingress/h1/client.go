@@ -124,7 +124,7 @@ func (cc *ClientConn) alive() bool {
 // body is closed, unless the error says that nothing was written. An end of the
 // request's context closes the connection, until the answer's body is at its end.
 //
-// Informational answers go to httptrace.ClientTrace.Got1xxResponse of the context.
+// Informational answers besides 100 Continue go to httptrace.ClientTrace.Got1xxResponse of the context.
 // The Body of a 101 is an io.ReadWriteCloser with CloseWrite; see [Upgraded].
 func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !cc.busy.CompareAndSwap(false, true) {

@@ -367,7 +367,7 @@ func TestInformation(t *testing.T) {
 	cc, p := connect(t, ClientOptions{})
 	go func() {
 		p.head()
-		p.send("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
+		p.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
 	}()
 	var got string
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{

@@ -98,6 +98,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if err := b.begin(); err != nil {
 		b.err = err
 		return 0, err

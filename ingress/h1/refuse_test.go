@@ -57,6 +57,7 @@ func TestRefused(t *testing.T) {
 		{"folded coding", post("Transfer-Encoding:\r\n chunked") + "0\r\n\r\n", 400},
 		{"folded field", post("X: a\r\n\tb"), 400},
 		{"whitespace before the first field", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400},
+		{"length announced for the trailer", post("Transfer-Encoding: chunked", "Trailer: X, content-length") + "0\r\n\r\n", 400},
 		{"coding in HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
 
 		{"bare LF after the request line", "GET / HTTP/1.1\nHost: a\r\n\r\n", 400},

@@ -127,7 +127,9 @@ func parseRequest(s string, n, maxTarget int, req *http.Request, u *url.URL) (he
 	if tr, ok := h["Trailer"]; ok {
 		delete(h, "Trailer")
 		if head.length == lengthChunked {
-			req.Trailer = announced(tr)
+			if req.Trailer, ferr = announced(tr); ferr != nil {
+				return head, refuse(http.StatusBadRequest, ferr)
+			}
 		}
 	}
 	req.Method, req.RequestURI, req.URL, req.Header = head.method, head.target, u, h
@@ -170,18 +172,23 @@ func (head *requestHead) fields(h http.Header) *RefusedError {
 	return nil
 }
 
-// announced makes the keys of http.Request.Trailer. Those that may not be in a
-// trailer are not announced; that they are not there is seen when it comes.
-func announced(lists []string) http.Header {
+// announced makes the keys of http.Request.Trailer. Who announces that the framing
+// is told afterwards is refused; other fields that may not be in a trailer are left
+// out, and refused if they come.
+func announced(lists []string) (http.Header, error) {
 	t := make(http.Header)
 	for _, list := range lists {
 		for name := range strings.SplitSeq(list, ",") {
-			if name, ok := canonicalName(trimOWS(name)); ok && !forbiddenTrailer[name] {
+			name, ok := canonicalName(trimOWS(name))
+			switch {
+			case name == "Content-Length", name == "Transfer-Encoding", name == "Trailer":
+				return nil, errTrailerField
+			case ok && !forbiddenTrailer[name]:
 				t[name] = nil
 			}
 		}
 	}
-	return t
+	return t, nil
 }
 
 // parseTarget parses a request target, in one of its four forms (RFC 9112
