@@ -75,8 +75,26 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// peek returns at least n bytes of what comes, and leaves them to be read. It
-// waits for the first request's header at most, and not if the port drains.
+// drainGrace is what a phase before the first request still has when the port
+// begins to drain: enough for a client that is in the middle of it, and not the
+// whole timeout of one that says nothing.
+const drainGrace = time.Second
+
+// within bounds what is read and written until done is called, which says whether
+// to go on: not if the port drains meanwhile.
+func (c *conn) within(d time.Duration) (done func() bool) {
+	c.raw.SetDeadline(time.Now().Add(d))
+	stop := context.AfterFunc(c.soft, func() { c.raw.SetDeadline(time.Now().Add(min(d, drainGrace))) })
+	return func() bool {
+		if !stop() {
+			return false
+		}
+		c.raw.SetDeadline(time.Time{})
+		return true
+	}
+}
+
+// peek returns at least n bytes of what comes, and leaves them to be read.
 func (c *conn) peek(n int) ([]byte, bool) {
 	p, ok := c.net.(*replayConn)
 	if !ok {
@@ -86,23 +104,17 @@ func (c *conn) peek(n int) ([]byte, bool) {
 	if len(p.buf) >= n {
 		return p.buf, true
 	}
-	c.raw.SetReadDeadline(time.Now().Add(c.lp.srv.limits.ReadHeaderTimeout))
-	stop := context.AfterFunc(c.soft, func() { c.raw.SetReadDeadline(time.Unix(1, 0)) })
+	done := c.within(c.lp.srv.limits.ReadHeaderTimeout)
+	room := make([]byte, 2048)
 	for len(p.buf) < n {
-		room := make([]byte, len(p.buf), max(2048, n))
-		copy(room, p.buf)
-		k, err := p.Conn.Read(room[len(room):cap(room)])
-		p.buf = room[:len(room)+k]
+		k, err := p.Conn.Read(room)
+		p.buf = append(p.buf, room[:k]...)
 		if err != nil && len(p.buf) < n {
-			stop()
+			done()
 			return nil, false
 		}
 	}
-	if !stop() {
-		return nil, false
-	}
-	c.raw.SetReadDeadline(time.Time{})
-	return p.buf, true
+	return p.buf, done()
 }
 
 // replayConn is a connection of which buf was read already.
@@ -143,7 +155,7 @@ func (c *conn) serveTLS() {
 	}
 	done := sync.OnceFunc(s.admit.doneHandshake)
 	defer done()
-	c.raw.SetDeadline(time.Now().Add(timeout))
+	inTime := c.within(timeout)
 	rec := &recordingConn{Conn: c.net, recording: true}
 	var d decision
 	tc := tls.Server(rec, &tls.Config{
@@ -161,8 +173,11 @@ func (c *conn) serveTLS() {
 	})
 	err := tc.HandshakeContext(s.hard)
 	done()
+	goOn := inTime()
 	if d.through {
-		c.raw.SetDeadline(time.Time{})
+		if !goOn {
+			return
+		}
 		c.net = &replayConn{Conn: c.net, buf: rec.took()}
 		c.serveStream(d.stream)
 		return
@@ -176,7 +191,9 @@ func (c *conn) serveTLS() {
 		}
 		return
 	}
-	c.raw.SetDeadline(time.Time{})
+	if !goOn {
+		return
+	}
 	c.policy = d.policy
 	c.net = tc
 	if d.stream != nil {

@@ -179,7 +179,7 @@ func (s *Server) explainPort(cfg *Config, p *Port, sni string, r *http.Request, 
 			return a
 		}
 		was = d.policy
-		a.AltSvc = x.altSvc[serving]
+		a.AltSvc = x.altSvc(serving)
 	}
 	host, ok := normaliseHost(r.Host)
 	no := badHost

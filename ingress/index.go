@@ -19,9 +19,7 @@ type index struct {
 	stream                       *site // of a TCP or UDP listener
 	sites                        []*site
 	where                        [3]Where // by transport
-	// altSvc is the value of alt-svc for answers over TLS, by whether the mirror
-	// serves: clients are never sent to a socket that is not there.
-	altSvc map[bool]string
+	alternative                  string   // alt-svc while the mirror serves
 	// earlyData is taken over QUIC. Which listener a client is for is known too late
 	// to say so to some clients alone, so one listener that verifies clients turns
 	// it off: a replayed request would be taken for one of a client that is there.
@@ -82,13 +80,8 @@ func newIndex(p *Port, old *index, k keys) *index {
 			}
 		}
 	}
-	x.altSvc = map[bool]string{}
-	switch {
-	case !x.hasQUIC:
-	case p.QUIC.Off:
-		x.altSvc = map[bool]string{true: "clear", false: "clear"}
-	default:
-		x.altSvc[true] = fmt.Sprintf(`h3=":%d"; ma=86400`, x.advertised())
+	if x.hasQUIC {
+		x.alternative = fmt.Sprintf(`h3=":%d"; ma=86400`, x.advertised())
 	}
 	return x
 }
@@ -106,7 +99,7 @@ func newSite(p *Port, l *Listener, old *site, k keys) *site {
 		if old != nil {
 			was = old.policy
 		}
-		s.policy = newPolicy(l, fmt.Sprintf("%s %s %s", p.Gateway, l.Owner, l.Name), was, k)
+		s.policy = newPolicy(l, p.Gateway, was, k)
 	}
 	if l.Protocol == TLS {
 		for _, r := range l.Streams {
@@ -119,6 +112,20 @@ func newSite(p *Port, l *Listener, old *site, k keys) *site {
 		}
 	}
 	return s
+}
+
+// altSvc is the value of alt-svc for answers over TLS, given whether the mirror
+// serves: clients are never sent to a socket that is not there.
+func (x *index) altSvc(serving bool) string {
+	switch {
+	case !x.hasQUIC:
+		return ""
+	case x.port.QUIC.Off:
+		return "clear"
+	case serving:
+		return x.alternative
+	}
+	return ""
 }
 
 // advertised is the port that clients find HTTP/3 on.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 func TestConnectionLimits(t *testing.T) {
@@ -215,3 +217,70 @@ type closedConn struct{ net.Conn }
 func (closedConn) Read([]byte) (int, error)    { return 0, io.EOF }
 func (closedConn) Write(b []byte) (int, error) { return len(b), nil }
 func (closedConn) Close() error                { return nil }
+
+// TestSilentStreams: opening streams and sending no request on them keeps no QUIC
+// connection.
+func TestSilentStreams(t *testing.T) {
+	ca := newAuthority(t)
+	bind := freeBind(t)
+	s := start(t, ServerConfig{Limits: Limits{IdleTimeout: 300 * time.Millisecond}})
+	s.apply(t, quicPort(t, ca, bind))
+	qc, err := quic.DialAddr(t.Context(), bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "a.org", NextProtos: []string{"h3"}}, &quic.Config{KeepAlivePeriod: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		str, err := qc.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		str.Write([]byte{1}) // HEADERS, and nothing more of it
+	}
+	select {
+	case <-qc.Context().Done():
+	case <-time.After(5 * time.Second):
+		t.Error("the connection is still there")
+	}
+}
+
+// TestBusyStreams: a request that takes longer than the idle timeout is no idle
+// connection.
+func TestBusyStreams(t *testing.T) {
+	ca := newAuthority(t)
+	for _, v := range versions {
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			hold := newHolding()
+			bind := freeBind(t)
+			s := start(t, ServerConfig{Proxy: hold.handler(), Limits: Limits{IdleTimeout: 100 * time.Millisecond}})
+			s.apply(t, quicPort(t, ca, bind))
+			c := dialHTTP(t, v, bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "a.org"})
+			time.AfterFunc(400*time.Millisecond, func() { close(hold.release) })
+			if status, _, _ := c.get(t, "a.org", "/hold"); status != 200 {
+				t.Errorf("got %d", status)
+			}
+		})
+	}
+}
+
+// TestDrainDoesNotWaitForSilence: a client that has connected and says nothing is
+// no reason to wait for its timeout.
+func TestDrainDoesNotWaitForSilence(t *testing.T) {
+	ca := newAuthority(t)
+	bind, plain := freeBind(t), freeBind(t)
+	s := start(t, ServerConfig{DrainTimeout: time.Minute, Limits: Limits{HandshakeTimeout: time.Minute, ReadHeaderTimeout: time.Minute}})
+	s.apply(t, quicPort(t, ca, bind), &Port{Bind: plain, Gateway: "infra/gw", Public: 80, Listeners: []*Listener{{Protocol: HTTP, Routes: rules("/")}}})
+	for _, b := range []Bind{bind, plain} {
+		c, err := net.Dial("tcp", b.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "both are accepted", func() bool { return s.admit.conns.Load() == 2 })
+	began := time.Now()
+	s.stop()
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the drain took %v", took)
+	}
+}

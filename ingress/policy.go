@@ -44,14 +44,14 @@ type configs [2]*tls.Config // by transport
 
 // newPolicy makes l.TLS ready. A policy that had the same TLSConfig is taken as it
 // is, and one that made the same demands on clients hands its sessions on.
-func newPolicy(l *Listener, name string, old *policy, k keys) *policy {
+func newPolicy(l *Listener, gateway string, old *policy, k keys) *policy {
 	if old != nil && old.of == l.TLS {
 		return old
 	}
 	p := &policy{of: l.TLS, usable: len(l.TLS.Certificates) > 0, keys: k}
 	switch {
 	case l.TLS.ClientCAs == nil:
-		p.id = fmt.Sprintf("open %s %t %d", name, l.Protocol == TLS, l.TLS.MinVersion)
+		p.id = fmt.Sprintf("open %s %s %s %s %d", gateway, l.Owner, l.Name, l.Protocol, l.TLS.MinVersion)
 	case old != nil && sameDemands(old.of, l.TLS):
 		p.id = old.id
 	default:

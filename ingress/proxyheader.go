@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/pires/go-proxyproto"
 )
@@ -22,15 +21,18 @@ func (c *conn) readProxyHeader(from []netip.Prefix) bool {
 		return true
 	}
 	s := c.lp.srv
-	c.raw.SetReadDeadline(time.Now().Add(s.limits.HandshakeTimeout))
+	done := c.within(s.limits.HandshakeTimeout)
 	r := bufio.NewReaderSize(c.raw, 512)
 	h, err := proxyproto.Read(r)
 	if err != nil {
+		done()
 		s.cfg.Events.handshakeFailed(c.where, FailedProxyHeader)
 		s.log.Debug("PROXY header; is the peer set to send one?", "bind", c.lp.bind, "peer", c.remote, "error", err)
 		return false
 	}
-	c.raw.SetReadDeadline(time.Time{})
+	if !done() {
+		return false
+	}
 	if n := r.Buffered(); n > 0 {
 		rest := make([]byte, n)
 		r.Read(rest) // of the buffer alone

@@ -127,7 +127,6 @@ func (m *mirror) begin(c *quicConn, qc *quic.Conn) bool {
 	c.server = &http3.Server{
 		Handler:        c.requests,
 		MaxHeaderBytes: s.limits.HeaderBytes,
-		IdleTimeout:    s.limits.IdleTimeout,
 	}
 	if !m.lp.track(c) {
 		return false
@@ -154,7 +153,11 @@ func (c *quicConn) serve() {
 		defer close(drained)
 		c.drain()
 	})
+	// A stream without a request on it yet is idle, too: http3's own timeout would
+	// let a client hold its streams for ever.
+	awake := watchIdle(m.lp.srv.limits.IdleTimeout, c.requests.turn, func() { go c.Close() })
 	c.server.ServeQUICConn(c.conn)
+	awake()
 	c.Close() // it is over already, unless the server never began
 	if !stop() {
 		<-drained

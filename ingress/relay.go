@@ -14,11 +14,16 @@ type counter struct{ n atomic.Int64 }
 
 func (c *counter) add(n int) { c.n.Add(int64(n)) }
 
-// watch calls end once nothing was counted for between idle and one and a half
-// times that. stop ends it, and waits for end if that is running.
+// watch is watchIdle for c.
 func (c *counter) watch(idle time.Duration, end func()) (stop func()) {
+	return watchIdle(idle, c.n.Load, end)
+}
+
+// watchIdle calls end once sample has given the same for between idle and one and
+// a half times that. stop ends it, and waits for end if that is running.
+func watchIdle(idle time.Duration, sample func() int64, end func()) (stop func()) {
 	var (
-		mu    sync.Mutex
+		mu    sync.Mutex // guards the rest
 		over  bool
 		seen  = int64(-1)
 		same  int
@@ -32,8 +37,7 @@ func (c *counter) watch(idle time.Duration, end func()) (stop func()) {
 		if over {
 			return
 		}
-		now := c.n.Load()
-		if now != seen {
+		if now := sample(); now != seen {
 			seen, same = now, 0
 		} else if same++; same >= 2 {
 			over = true

@@ -29,6 +29,15 @@ type requests struct {
 	tls    *tls.ConnectionState
 	quic   *quic.Conn // nil over TCP
 	active atomic.Int64
+	turns  atomic.Int64
+}
+
+// turn differs from the last one unless the connection was idle meanwhile.
+func (h *requests) turn() int64 {
+	if h.active.Load() > 0 {
+		return h.turns.Add(1)
+	}
+	return h.turns.Load()
 }
 
 // handler is what c's requests go to.
@@ -122,6 +131,7 @@ func (h *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // done ends a request. A panic ends the connection or stream, and nothing else.
 func (h *requests) done() {
+	h.turns.Add(1)
 	h.active.Add(-1)
 	p := recover()
 	if p == nil {
@@ -163,7 +173,7 @@ func (h *requests) fill(c *proxy.Client, x *index, s *site, r *http.Request) {
 	c.Remote, c.Local = h.remote, h.local
 	c.TLS = h.tls
 	if h.secure {
-		c.AltSvc = x.altSvc[h.lp.serving.Load()]
+		c.AltSvc = x.altSvc(h.lp.serving.Load())
 	}
 	if h.quic != nil {
 		c.TLS = r.TLS

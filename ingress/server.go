@@ -120,12 +120,12 @@ func New(cfg ServerConfig) (*Server, error) {
 }
 
 // Apply makes cfg what is served. New requests, on new connections and on old
-// ones, see all of it or none; a connection, stream or socket that has a place in
-// it goes on. It returns when every socket is open or has failed. A socket that
+// ones, see all of a Port or none of it; a connection or stream goes on whatever
+// changes, and so does a socket that has a place in cfg. It returns when every socket is open or has failed. A socket that
 // failed takes down its own port alone, and is tried for again every second and
 // by the next Apply.
 //
-// cfg is not to be changed afterwards.
+// cfg is not to be changed afterwards, and no two of its Ports have one Bind.
 func (s *Server) Apply(cfg *Config) Applied {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -155,9 +155,14 @@ func (s *Server) Apply(cfg *Config) Applied {
 		}
 	}
 	for _, p := range cfg.Ports {
+		if !wanted[p.Bind] {
+			s.log.Error("two Gateways want one socket; the first has it", "bind", p.Bind, "gateway", p.Gateway)
+			continue
+		}
+		wanted[p.Bind] = false
 		s.servePortLocked(p)
 	}
-	s.sweepLocked(now)
+	s.sweepLocked()
 	return s.appliedLocked()
 }
 
@@ -204,7 +209,7 @@ func (s *Server) servePortLocked(p *Port) {
 }
 
 // sweepLocked forgets ports that have drained.
-func (s *Server) sweepLocked(now time.Time) {
+func (s *Server) sweepLocked() {
 	for bind, lp := range s.ports {
 		if lp.over() {
 			delete(s.ports, bind)
@@ -259,8 +264,13 @@ func (s *Server) maintain(now time.Time) {
 	cfg := s.config.Load()
 	before := len(s.failed)
 	changed := false
+	looked := make(map[Bind]bool, len(cfg.Ports))
 	for _, p := range cfg.Ports {
 		lp := s.ports[p.Bind]
+		if looked[p.Bind] {
+			continue
+		}
+		looked[p.Bind] = true
 		if s.failed[p.Bind] == nil && (lp == nil || lp.quicError() == nil) {
 			continue
 		}
@@ -280,7 +290,7 @@ func (s *Server) maintain(now time.Time) {
 			break
 		}
 	}
-	s.sweepLocked(now)
+	s.sweepLocked()
 }
 
 // drain is the end of Run.

@@ -19,6 +19,8 @@ const maxDatagram = 65507
 type relayUDP struct {
 	lp   *livePort
 	conn *net.UDPConn
+	ctx  context.Context // ends with the socket
+	end  context.CancelFunc
 	wg   sync.WaitGroup // of sessions
 
 	mu       sync.Mutex // guards the rest
@@ -66,6 +68,7 @@ func (lp *livePort) openUDP() error {
 		c.Close()
 		return net.ErrClosed
 	}
+	u.ctx, u.end = context.WithCancel(lp.srv.hard)
 	lp.udp = u
 	lp.srv.wg.Add(1)
 	lp.acceptWG.Add(1)
@@ -77,25 +80,18 @@ func (lp *livePort) openUDP() error {
 func (u *relayUDP) stop() { u.Close() }
 
 // Close ends the socket and everything on it. readLoop does the rest.
-func (u *relayUDP) Close() error { return u.conn.Close() }
+func (u *relayUDP) Close() error {
+	u.end()
+	return u.conn.Close()
+}
 
-// readLoop takes what clients send.
+// readLoop takes what clients send, and ends with the last session.
 func (u *relayUDP) readLoop() {
 	lp := u.lp
 	defer lp.srv.wg.Done()
-	defer lp.acceptWG.Done()
-	buf := make([]byte, maxDatagram)
-	oob := make([]byte, oobSize)
-	for {
-		n, oobn, _, client, err := u.conn.ReadMsgUDPAddrPort(buf, oob)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				break
-			}
-			continue // of one datagram, as ECONNREFUSED of an earlier one
-		}
-		u.datagram(sessionKey{client, destination(oob[:oobn])}, buf[:n])
-	}
+	defer lp.untrack(u)
+	u.read()
+	lp.acceptWG.Done()
 	u.mu.Lock()
 	u.stopped = true
 	for _, s := range u.sessions {
@@ -105,7 +101,25 @@ func (u *relayUDP) readLoop() {
 	}
 	u.mu.Unlock()
 	u.wg.Wait()
-	lp.untrack(u)
+}
+
+func (u *relayUDP) read() {
+	buf := make([]byte, maxDatagram)
+	oob := make([]byte, oobSize)
+	for {
+		n, oobn, _, client, err := u.conn.ReadMsgUDPAddrPort(buf, oob)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			select { // whatever it was, never spin
+			case <-u.ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+			continue
+		}
+		u.datagram(sessionKey{client, destination(oob[:oobn])}, buf[:n])
+	}
 }
 
 // datagram sends one on. It never waits.
@@ -194,7 +208,7 @@ func (u *relayUDP) serve(key sessionKey, ses *session) {
 		}
 		u.mu.Unlock()
 	}()
-	up, release, err := s.cfg.Backends.DialPacket(s.hard, ses.cluster, key.client)
+	up, release, err := s.cfg.Backends.DialPacket(u.ctx, ses.cluster, key.client)
 	if err != nil {
 		s.cfg.Events.refused(ses.where, RefusedNoBackend)
 		s.log.Warn("datagrams without a backend", "bind", u.lp.bind, "client", key.client, "cluster", ses.cluster, "error", err)
