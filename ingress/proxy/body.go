@@ -1,7 +1,8 @@
 package proxy
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -14,7 +15,7 @@ import (
 const replayLimit = 64 << 10
 
 // errAttemptOver is what a body answers to an attempt that was given up.
-var errAttemptOver = errors.New("the attempt is over")
+var errAttemptOver = fmt.Errorf("the attempt was given up: %w", context.Canceled)
 
 // clientBody is the body of a request, as its attempts and mirrors get it: read
 // once, forwarded as it comes.

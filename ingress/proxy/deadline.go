@@ -21,8 +21,8 @@ var (
 
 // deadline ends a context at a time that may be set later, or called off.
 type deadline struct {
-	cancel context.CancelCauseFunc
-	cause  error
+	ctx   *exchangeContext
+	cause error
 
 	mu    sync.Mutex
 	timer *time.Timer
@@ -38,9 +38,9 @@ func (d *deadline) start(after time.Duration) {
 	}
 }
 
-func (d *deadline) expire() { d.cancel(d.cause) }
+func (d *deadline) expire() { d.ctx.cancel(d.cause) }
 
-// stop calls it off.
+// stop calls it off. The zero value is off.
 func (d *deadline) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

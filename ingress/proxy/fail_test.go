@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -89,11 +88,9 @@ func TestTimeoutsOfRules(t *testing.T) {
 }
 
 func TestDefaultTimeoutCountsFromTheEndOfTheUpload(t *testing.T) {
-	var ended context.Context
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	ended = ctx
-	d := &deadline{cancel: cancel, cause: errHeaderTimeout}
+	ended := new(exchangeContext)
+	ended.begin(t.Context())
+	d := &deadline{ctx: ended, cause: errHeaderTimeout}
 	b := &clientBody{src: strings.NewReader("upload")}
 	b.begin(func() { d.start(time.Millisecond) })
 	a := &attemptBody{b: b}
@@ -105,7 +102,7 @@ func TestDefaultTimeoutCountsFromTheEndOfTheUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ended.Done()
-	if !errors.Is(context.Cause(ended), context.DeadlineExceeded) {
+	if context.Cause(ended) != errHeaderTimeout {
 		t.Errorf("cause %v", context.Cause(ended))
 	}
 }

@@ -21,12 +21,15 @@ const spareEndpoints = 2
 // the rule's retries say, and the answer to the client.
 func (t *transaction) forwardTo(cluster *upstream.Cluster) {
 	lim := limitsOf(t.rule, t.grpc)
-	ctx, cancel := context.WithCancelCause(t.r.Context())
-	defer cancel(errServed)
+	ctx := t.r.Context()
 	if lim.request > 0 {
-		d := deadline{cancel: cancel, cause: errRequestTimeout}
+		whole := new(exchangeContext)
+		whole.begin(ctx)
+		defer whole.cancel(errServed)
+		d := deadline{ctx: whole, cause: errRequestTimeout}
 		d.start(lim.request)
 		defer d.stop()
+		ctx = whole
 	}
 	t.mirror()
 	var avoid []*upstream.Host
@@ -36,15 +39,15 @@ func (t *transaction) forwardTo(cluster *upstream.Cluster) {
 			t.refuse(http.StatusServiceUnavailable, flagNoHealthy, err.Error())
 			return
 		}
-		a := attempt{t: t, n: n, lim: lim, host: host}
-		res, err := a.send(ctx, cluster)
+		a := &attempt{t: t, n: n, host: host}
+		res, err := a.send(ctx, cluster, lim)
 		if err == nil && !t.retriesStatus(res.StatusCode, n) {
-			t.answered(&a, res)
+			t.answered(a, res)
 			a.end(errServed)
 			return
 		}
 		if err != nil && !t.retriesError(err, n) {
-			t.failed(ctx, err, n)
+			t.failed(&a.ctx, err, n)
 			a.end(errServed)
 			return
 		}
@@ -60,58 +63,62 @@ func (t *transaction) forwardTo(cluster *upstream.Cluster) {
 	}
 }
 
-// attempt is one request to one endpoint.
+// attempt is one request to one endpoint. It is one allocation, and not used
+// again: connections may hold on to parts of it after it was given up.
 type attempt struct {
 	t    *transaction
 	n    int
-	lim  limits
 	host *upstream.Host
 	sent time.Time
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc // nil: the exchange's
+	// ctx is the attempt's own, so that giving it up is no more than ending that.
+	ctx exchangeContext
+	req http.Request
 	// try is the time of the whole attempt, header that of waiting for an answer.
-	try, header *deadline
-	hints       *hints
+	try, header deadline
+	hints       hints
+	body        attemptBody
 }
 
 // send returns the header of the endpoint's answer.
-func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Response, error) {
+func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limits) (*http.Response, error) {
 	t := a.t
 	t.x.Attempts = a.n
 	t.x.Upstream = a.host.String()
-	// Every attempt has a context of its own, so that giving it up is no more than
-	// ending that.
-	ctx, a.cancel = context.WithCancelCause(ctx)
-	if a.lim.backend > 0 {
-		a.try = &deadline{cancel: a.cancel, cause: errBackendTimeout}
-		a.try.start(a.lim.backend)
+	a.ctx.begin(ctx)
+	if lim.backend > 0 {
+		a.try = deadline{ctx: &a.ctx, cause: errBackendTimeout}
+		a.try.start(lim.backend)
 	}
-	if a.lim.header > 0 {
-		a.header = &deadline{cancel: a.cancel, cause: errHeaderTimeout}
+	a.header = deadline{ctx: &a.ctx, cause: errHeaderTimeout}
+	a.hints.w = t.w
+	if t.upgrade == "" && t.r.ProtoAtLeast(1, 1) {
+		a.ctx.trace.Got1xxResponse = a.hints.pass
 	}
-	ctx, a.hints = t.hinting(ctx)
-	a.ctx = ctx
-	req := t.r.WithContext(ctx)
-	req.Close = false // is of the client's connection
+	a.req = *t.r.WithContext(&a.ctx)
+	a.req.Close = false // is of the client's connection
 	if a.n > 1 {
 		// A connection may still be writing the header of the attempt before.
-		req.Header = req.Header.Clone()
-		req.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(a.n)}
+		a.req.Header = a.req.Header.Clone()
+		a.req.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(a.n)}
 	}
 	if t.connect {
-		req = t.asUpgrade(req)
+		t.asUpgrade(&a.req)
 	}
-	if t.body == nil {
-		if a.header != nil {
-			a.header.start(a.lim.header)
+	switch {
+	case t.body != nil:
+		var sent func()
+		if lim.header > 0 {
+			sent = func() { a.header.start(lim.header) }
 		}
-	} else {
-		t.body.begin(a.headerTimer())
-		req.Body = &attemptBody{b: t.body}
+		t.body.begin(sent)
+		a.body.b = t.body
+		a.req.Body = &a.body
+	case lim.header > 0:
+		a.header.start(lim.header)
 	}
 	a.sent = time.Now()
-	res, err := cluster.RoundTrip(req, a.host)
+	res, err := cluster.RoundTrip(&a.req, a.host)
 	a.hints.close()
 	if err != nil {
 		return nil, err
@@ -119,28 +126,15 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster) (*http.Re
 	now := time.Now()
 	t.x.UpstreamTime = now.Sub(a.sent)
 	t.x.ResponseTime = now.Sub(t.x.Start)
-	if a.header != nil {
-		a.header.stop()
-	}
+	a.header.stop()
 	return res, nil
-}
-
-func (a *attempt) headerTimer() func() {
-	if a.header == nil {
-		return nil
-	}
-	return func() { a.header.start(a.lim.header) }
 }
 
 // end lets go of the attempt: what is still under way is reset.
 func (a *attempt) end(cause error) {
-	if a.header != nil {
-		a.header.stop()
-	}
-	if a.try != nil {
-		a.try.stop()
-	}
-	a.cancel(cause)
+	a.header.stop()
+	a.try.stop()
+	a.ctx.cancel(cause)
 }
 
 // retriesStatus says whether an answer is dropped for another attempt.
@@ -229,7 +223,7 @@ func (t *transaction) failed(ctx context.Context, err error, n int) {
 	var ue *upstream.Error
 	status, flags := http.StatusServiceUnavailable, flagUpstreamClosed
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) || errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
 		status, flags = http.StatusGatewayTimeout, flagTimeout
 	case errors.As(err, &ue):
 		status, flags = ue.Status(), ue.Flag()

@@ -1,31 +1,19 @@
 package proxy
 
 import (
-	"context"
 	"net/http"
-	"net/http/httptrace"
 	"net/textproto"
 	"sync"
 )
 
 // hints passes interim answers (103 Early Hints) on to the client, as a proxy must
-// (RFC 9110, 15.2). They come on a goroutine of the upstream connection, until the
-// attempt has its answer.
+// (RFC 9110, 15.2). They may come on a goroutine of the upstream connection, until
+// the attempt has its answer.
 type hints struct {
-	httptrace.ClientTrace
-	t *transaction
+	w http.ResponseWriter
 
 	mu   sync.Mutex
 	over bool
-}
-
-func (t *transaction) hinting(ctx context.Context) (context.Context, *hints) {
-	if !t.r.ProtoAtLeast(1, 1) || t.upgrade != "" {
-		return ctx, nil
-	}
-	h := &hints{t: t}
-	h.Got1xxResponse = h.pass
-	return httptrace.WithClientTrace(ctx, &h.ClientTrace), h
 }
 
 func (h *hints) pass(code int, header textproto.MIMEHeader) error {
@@ -38,22 +26,19 @@ func (h *hints) pass(code int, header textproto.MIMEHeader) error {
 	if h.over {
 		return nil
 	}
-	out := h.t.w.Header()
+	out := h.w.Header()
 	interim := http.Header(header).Clone()
 	removeHopByHop(interim)
 	for name, v := range interim {
 		out[name] = v
 	}
-	h.t.w.WriteHeader(code)
+	h.w.WriteHeader(code)
 	clear(out) // what is for the interim answer is not for the final one
 	return nil
 }
 
 // close returns when nothing is passed on any more.
 func (h *hints) close() {
-	if h == nil {
-		return
-	}
 	h.mu.Lock()
 	h.over = true
 	h.mu.Unlock()

@@ -171,7 +171,7 @@ func (t *transaction) cut(a *attempt, err error) {
 	switch {
 	case t.r.Context().Err() != nil:
 		t.clientGone()
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(context.Cause(a.ctx), context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(a.ctx.Err(), context.DeadlineExceeded):
 		t.x.Flags = appendFlag(t.x.Flags, flagTimeout)
 	default:
 		t.x.Flags = appendFlag(t.x.Flags, flagUpstreamClosed)

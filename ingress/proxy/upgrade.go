@@ -33,7 +33,7 @@ func connectProtocol(r *http.Request) string {
 // asUpgrade makes of an extended CONNECT the HTTP/1.1 request that the backend
 // gets: the handshake of RFC 6455, of which the client's side is ours to do
 // (RFC 8441, section 5).
-func (t *transaction) asUpgrade(req *http.Request) *http.Request {
+func (t *transaction) asUpgrade(req *http.Request) {
 	h := req.Header
 	req.Method = http.MethodGet
 	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
@@ -44,7 +44,6 @@ func (t *transaction) asUpgrade(req *http.Request) *http.Request {
 	if headerValue(h, "Sec-Websocket-Version") == "" {
 		t.set(h, "Sec-Websocket-Version", "13")
 	}
-	return req
 }
 
 // acceptKey is what a backend answers to a Sec-WebSocket-Key (RFC 6455, 4.2.2).
@@ -209,7 +208,7 @@ func (t *transaction) tunnel(a *attempt, client side, backend io.ReadWriteCloser
 	tn := tunnel{client: client, backend: backendSide(backend), idle: t.p.tunnelIdle}
 	// The rule's timeouts bound the exchange, and with it the tunnel; so does the
 	// end of the client's stream.
-	defer context.AfterFunc(a.ctx, func() { tn.fail(context.Cause(a.ctx), nil) })()
+	defer a.ctx.AfterFunc(func() { tn.fail(a.ctx.Err(), nil) })()
 	err := tn.run()
 	t.x.Sent += tn.down.Load()
 	t.x.Received += tn.up.Load()
