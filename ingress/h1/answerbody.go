@@ -90,19 +90,19 @@ func (b *responseBody) Close() error {
 	return nil
 }
 
-func (b *responseBody) canSplice() bool {
+func (b *responseBody) CanSplice() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.err == nil && b.messageBody.canSplice()
+	return b.err == nil && b.messageBody.CanSplice()
 }
 
-func (b *responseBody) spliceTo(dst *net.TCPConn, most int64) (int64, error) {
+func (b *responseBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
 		return 0, b.err
 	}
-	n, err := b.messageBody.spliceTo(dst, most)
+	n, err := b.messageBody.SpliceTo(dst, most)
 	if err == nil && b.state == bodyDone {
 		err = io.EOF
 	}

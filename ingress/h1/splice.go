@@ -16,16 +16,19 @@ const (
 	spliceStep = 128 << 10
 )
 
-// spliceable is a body that the kernel can move from socket to socket.
-type spliceable interface {
-	// canSplice says that the next bytes of the body are to be had in the socket.
-	canSplice() bool
-	// spliceTo moves at most most bytes to dst, without waiting for the source. It
-	// is 0, nil if the body has to be read instead.
-	spliceTo(dst *net.TCPConn, most int64) (int64, error)
+// Spliceable is a body that the kernel can move from socket to socket. Request
+// bodies of a Server and answers' bodies of a ClientConn are; what wraps one, and
+// wants them to be moved, has these methods too.
+type Spliceable interface {
+	// CanSplice says that the next bytes of the body are to be had in the socket.
+	CanSplice() bool
+	// SpliceTo moves at most so many bytes to dst, without waiting for the source.
+	// It is 0, nil if the body has to be read instead; it never is io.EOF, which
+	// Read tells. The error may be that of either side.
+	SpliceTo(dst *net.TCPConn, most int64) (int64, error)
 }
 
-func (b *messageBody) canSplice() bool {
+func (b *messageBody) CanSplice() bool {
 	if b.state != bodyData || b.left < spliceMin || b.r.buffered() > 0 {
 		return false
 	}
@@ -33,8 +36,8 @@ func (b *messageBody) canSplice() bool {
 	return ok
 }
 
-func (b *messageBody) spliceTo(dst *net.TCPConn, most int64) (int64, error) {
-	if !b.canSplice() {
+func (b *messageBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
+	if !b.CanSplice() {
 		return 0, nil
 	}
 	// Only what is there is moved: a wait for the source in the middle of it would
@@ -70,22 +73,22 @@ func unread(r *reader) (n int) {
 
 // splice is a step of ReadFrom that lets the kernel copy as long as it can.
 func (w *response) splice(src io.Reader) (total int64, err error) {
-	from, ok := src.(spliceable)
+	from, ok := src.(Spliceable)
 	if !ok {
 		return 0, nil
 	}
-	for w.left >= spliceMin && from.canSplice() {
+	for w.left >= spliceMin && from.CanSplice() {
 		if err := w.send(false); err != nil {
 			return total, err
 		}
 		w.c.dl.armWrite(w.c.s.writeTimeout())
-		n, err := from.spliceTo(w.c.c.(*net.TCPConn), w.left)
+		n, err := from.SpliceTo(w.c.c.(*net.TCPConn), w.left)
 		w.left -= n
 		w.written += n
 		total += n
 		if err != nil && w.c.watch.raw != nil && peerClosed(w.c.watch.raw) {
-			// Whose error it is the kernel does not tell.
-			return total, w.c.noteWrite(err)
+			// Whose error it was the kernel does not tell.
+			return total, w.c.noteWrite(errClientGone)
 		}
 		if err != nil || n == 0 {
 			return total, err
@@ -94,14 +97,14 @@ func (w *response) splice(src io.Reader) (total int64, err error) {
 	return total, nil
 }
 
-func (b *requestBody) canSplice() bool {
+func (b *requestBody) CanSplice() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	// A limit is counted by Read.
-	return b.err == nil && b.c.s.MaxBodyBytes == 0 && b.messageBody.canSplice()
+	return b.err == nil && b.c.s.MaxBodyBytes == 0 && b.messageBody.CanSplice()
 }
 
-func (b *requestBody) spliceTo(dst *net.TCPConn, most int64) (int64, error) {
+func (b *requestBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed.Load() || b.err != nil {
@@ -110,7 +113,7 @@ func (b *requestBody) spliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	if err := b.begin(); err != nil {
 		return 0, err
 	}
-	n, err := b.messageBody.spliceTo(dst, most)
+	n, err := b.messageBody.SpliceTo(dst, most)
 	b.n.Add(n)
 	if err != nil {
 		b.err = err

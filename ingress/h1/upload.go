@@ -179,12 +179,12 @@ func (u *upload) run() {
 
 // sendLength sends a body of known length.
 func (u *upload) sendLength(length int64) error {
-	from, _ := u.body.(spliceable)
+	from, _ := u.body.(Spliceable)
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	for eof := false; length > 0 || !eof; {
-		if from != nil && u.cc.tcp != nil && length >= spliceMin && from.canSplice() {
-			n, err := from.spliceTo(u.cc.tcp, length)
+		if from != nil && u.cc.tcp != nil && length >= spliceMin && from.CanSplice() {
+			n, err := from.SpliceTo(u.cc.tcp, length)
 			if length -= n; err != nil {
 				return u.spliceError(err)
 			}
