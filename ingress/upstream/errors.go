@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"syscall"
 )
 
@@ -133,13 +131,13 @@ func connectError(ctx context.Context, h *Host, err error) *Error {
 // contextError tells why the request's own context ended.
 func contextError(ctx context.Context, h *Host) *Error {
 	e := &Error{Host: h, Kind: Canceled, Err: context.Cause(ctx)}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(e.Err, context.DeadlineExceeded) {
+	if ctx.Err() == context.DeadlineExceeded || isTimeout(e.Err) {
 		e.Kind = Timeout
 	}
 	return e
 }
 
 func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout() || errors.Is(err, os.ErrDeadlineExceeded)
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
 }

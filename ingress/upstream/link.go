@@ -52,6 +52,9 @@ func (p *peer) connect(ctx context.Context, src netip.AddrPort, cfg *tls.Config,
 	if ctx.Err() != nil && !isCause(err, context.Cause(ctx)) {
 		err = fmt.Errorf("%w after %v", context.Cause(ctx), time.Since(began).Round(time.Millisecond))
 	}
+	if err == errMoved {
+		return nil, err
+	}
 	// A client that leaves says nothing about the endpoint, nor does a deadline
 	// that leaves it no time.
 	if context.Cause(ctx) == errConnectTimeout || ctx.Err() == nil || time.Since(began) > time.Second {

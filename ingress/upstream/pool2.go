@@ -175,8 +175,9 @@ func (p *peer) reserveLocked() (c, dead *conn2) {
 	now := sinceEpoch()
 	for i := 0; i < len(p.shared); i++ {
 		c := p.shared[i]
-		// One of a retired peer serves those who chose the peer before.
-		if c.gen != p.gen || now > c.oldAt {
+		// One of a retired peer serves those who chose the peer before, and one
+		// that took long to open those who waited for it.
+		if c.gen != p.gen || now > c.oldAt && c.served {
 			if p.endLocked(c) {
 				return nil, c
 			}
