@@ -156,22 +156,10 @@ func (c *conn) serveTLS() {
 	done := sync.OnceFunc(s.admit.doneHandshake)
 	defer done()
 	inTime := c.within(timeout)
-	rec := &recordingConn{Conn: c.net, recording: true}
-	var d decision
-	tc := tls.Server(rec, &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			c.sni = normaliseSNI(hello.ServerName)
-			d = c.lp.index.Load().decide(c.sni, overTCP)
-			if d.through {
-				rec.mute()
-				return nil, errThrough
-			}
-			rec.stop()
-			return d.config, nil
-		},
-	})
-	err := tc.HandshakeContext(s.hard)
+	rec := &recordingConn{Conn: c.net, of: c, recording: true}
+	tc := tls.Server(rec, s.tls)
+	err := tc.Handshake() // the deadline ends it, and closeAll
+	d := rec.decided
 	done()
 	goOn := inTime()
 	if d.through {

@@ -8,33 +8,33 @@ import (
 
 // Dump is what a Server serves, for people and for JSON. There is no secret in it.
 type Dump struct {
-	Ports       []DumpPort
-	Clusters    map[string]BackendAnswer
-	Connections int64
-	Handshakes  int64
+	Ports       []DumpPort               `json:"ports"`
+	Clusters    map[string]BackendAnswer `json:"clusters"`
+	Connections int64                    `json:"connections"`
+	Handshakes  int64                    `json:"handshakes"`
 }
 
 // DumpPort is a socket, those that drain included.
 type DumpPort struct {
-	Bind        string
-	Gateway     string
-	Port        uint16
-	State       string   // open, draining, or why there is no socket
-	HTTP3       string   // serving, off, none, or why not
-	ProxyHeader []string `json:",omitempty"`
-	TrustedHops int      `json:",omitempty"`
-	Connections int
-	Listeners   []DumpListener
+	Bind        string         `json:"bind"`
+	Gateway     string         `json:"gateway"`
+	Port        uint16         `json:"port"`
+	State       string         `json:"state"` // open, draining, or why there is no socket
+	HTTP3       string         `json:"http3"` // serving, off, none, or why not
+	ProxyHeader []string       `json:"proxyHeader,omitempty"`
+	TrustedHops int            `json:"trustedHops,omitempty"`
+	Connections int            `json:"connections"`
+	Listeners   []DumpListener `json:"listeners"`
 }
 
 // DumpListener is a listener and what is attached to it.
 type DumpListener struct {
 	ListenerAnswer
-	Protocol     string
-	Certificates []*CertificateAnswer `json:",omitempty"`
-	Clients      string               `json:",omitempty"`
-	Routes       []RuleAnswer         `json:",omitempty"`
-	Streams      []StreamAnswer       `json:",omitempty"`
+	Protocol     string               `json:"protocol"`
+	Certificates []*CertificateAnswer `json:"certificates,omitempty"`
+	Clients      string               `json:"clients,omitempty"`
+	Routes       []RuleAnswer         `json:"routes,omitempty"`
+	Streams      []StreamAnswer       `json:"streams,omitempty"`
 }
 
 var protocolNames = [...]string{HTTP: "HTTP", HTTPS: "HTTPS", TLS: "TLS", TCP: "TCP", UDP: "UDP"}

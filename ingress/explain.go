@@ -18,101 +18,112 @@ import (
 type Question struct {
 	// URL is http:// or https://, with the host and path. Its port is that of the
 	// Gateway's listener.
-	URL string
+	URL string `json:"url"`
 	// Gateway is namespace/name. "" = every one that has the port.
-	Gateway string
+	Gateway string `json:"gateway,omitempty"`
 	// Host is the Host header. "" = the URL's.
-	Host string
+	Host string `json:"host,omitempty"`
 	// SNI is the server name of the handshake. "" = the URL's host.
-	SNI    string
-	Method string // "" = GET
-	Header http.Header
+	SNI    string      `json:"sni,omitempty"`
+	Method string      `json:"method,omitempty"` // "" = GET
+	Header http.Header `json:"header,omitempty"`
 }
 
 // Answer is what the Server would do, by the same functions that live traffic goes
 // through.
 type Answer struct {
-	Scheme, Host, SNI, Path string
-	Ports                   []PortAnswer // one for each Gateway that has the port
+	Scheme string       `json:"scheme"`
+	Host   string       `json:"host"`
+	SNI    string       `json:"sni,omitempty"`
+	Path   string       `json:"path"`
+	Ports  []PortAnswer `json:"ports"` // one for each Gateway that has the port
 	// Problem says why there is none. "" = there is.
-	Problem string `json:",omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // PortAnswer is what one port would do.
 type PortAnswer struct {
-	Gateway string
-	Port    uint16
-	Bind    string
+	Gateway string `json:"gateway"`
+	Port    uint16 `json:"port"`
+	Bind    string `json:"bind"`
 	// Socket is why it is not open. "" = it is.
-	Socket string     `json:",omitempty"`
-	AltSvc string     `json:",omitempty"`
-	TLS    *TLSAnswer `json:",omitempty"`
+	Socket string     `json:"socket,omitempty"`
+	AltSvc string     `json:"altSvc,omitempty"`
+	TLS    *TLSAnswer `json:"tls,omitempty"`
 	// Listener serves the request, or would if Status were not set.
-	Listener *ListenerAnswer `json:",omitempty"`
+	Listener *ListenerAnswer `json:"listener,omitempty"`
 	// Status is what is answered without a rule, for Reason. 0 = there is a rule.
-	Status int         `json:",omitempty"`
-	Reason string      `json:",omitempty"`
-	Rule   *RuleAnswer `json:",omitempty"`
+	Status int         `json:"status,omitempty"`
+	Reason string      `json:"reason,omitempty"`
+	Rule   *RuleAnswer `json:"rule,omitempty"`
+	// Stream is the TCPRoute of a TCP listener.
+	Stream *StreamAnswer `json:"stream,omitempty"`
 	// Others are the routes that come after, or nearly matched.
-	Others []CandidateAnswer `json:",omitempty"`
+	Others []CandidateAnswer `json:"others,omitempty"`
 }
 
 // ListenerAnswer names a listener.
-type ListenerAnswer struct{ Owner, Name, Hostname string }
+type ListenerAnswer struct {
+	Owner    string `json:"owner"`
+	Name     string `json:"name"`
+	Hostname string `json:"hostname"`
+}
 
 // TLSAnswer is the TLS decision.
 type TLSAnswer struct {
-	Listener *ListenerAnswer `json:",omitempty"`
+	Listener *ListenerAnswer `json:"listener,omitempty"`
 	// Outcome is terminated, passed through, or refused and why.
-	Outcome     string
-	Certificate *CertificateAnswer `json:",omitempty"`
+	Outcome     string             `json:"outcome"`
+	Certificate *CertificateAnswer `json:"certificate,omitempty"`
 	// Clients says what is asked of them. "" = nothing.
-	Clients string `json:",omitempty"`
+	Clients string `json:"clients,omitempty"`
 	// Stream is the TLSRoute, and where it leads.
-	Stream *StreamAnswer `json:",omitempty"`
+	Stream *StreamAnswer `json:"stream,omitempty"`
 }
 
 // StreamAnswer is a StreamRoute.
 type StreamAnswer struct {
-	Route    string
-	Hosts    []string `json:",omitempty"`
-	Backends []BackendAnswer
+	Route    string          `json:"route"`
+	Hosts    []string        `json:"hosts,omitempty"`
+	Backends []BackendAnswer `json:"backends"`
 }
 
 // RuleAnswer is the rule that a request is for.
 type RuleAnswer struct {
-	Route    string
-	Rule     int
-	Name     string `json:",omitempty"`
-	Host     string
-	Match    string
-	Filters  []string `json:",omitempty"`
-	Timeouts string   `json:",omitempty"`
-	Retry    string   `json:",omitempty"`
-	Backends []BackendAnswer
+	Route    string          `json:"route"`
+	Rule     int             `json:"rule"`
+	Name     string          `json:"name,omitempty"`
+	Host     string          `json:"host"`
+	Match    string          `json:"match"`
+	Filters  []string        `json:"filters,omitempty"`
+	Timeouts string          `json:"timeouts,omitempty"`
+	Retry    string          `json:"retry,omitempty"`
+	Backends []BackendAnswer `json:"backends"`
 }
 
 // BackendAnswer is one of several places to go to.
 type BackendAnswer struct {
-	Cluster string
-	Weight  int32
+	Cluster string `json:"cluster"`
+	Weight  int32  `json:"weight"`
 	// Problem is why it cannot be reached. "" = it has Endpoints.
-	Problem   string   `json:",omitempty"`
-	Endpoints []string `json:",omitempty"`
-	TLS       bool     `json:",omitempty"`
-	Filters   []string `json:",omitempty"`
+	Problem   string   `json:"problem,omitempty"`
+	Endpoints []string `json:"endpoints,omitempty"`
+	TLS       bool     `json:"tls,omitempty"`
+	Filters   []string `json:"filters,omitempty"`
 }
 
 // CandidateAnswer is a route that is not the one.
 type CandidateAnswer struct {
-	Route, Host, Match string
-	Rule               int
+	Route string `json:"route"`
+	Host  string `json:"host"`
+	Match string `json:"match"`
+	Rule  int    `json:"rule"`
 	// Matches says that it would be for the request if the others were not.
-	Matches bool
+	Matches bool `json:"matches"`
 	// Failed are the conditions that do not hold.
-	Failed []string `json:",omitempty"`
+	Failed []string `json:"failed,omitempty"`
 	// Never names the route that takes every request away from it. "" = none.
-	Never string `json:",omitempty"`
+	Never string `json:"never,omitempty"`
 }
 
 // Explain says what would become of a request.
@@ -167,6 +178,9 @@ func (s *Server) explainPort(cfg *Config, p *Port, sni string, r *http.Request, 
 	case x.stream != nil:
 		a.Listener = listenerAnswer(x.stream)
 		a.Reason = "a TCP listener: bytes are carried as they are"
+		if r := x.stream.streamRoute(); r != nil {
+			a.Stream = &StreamAnswer{Route: owner(r), Backends: streamBackends(cfg, r)}
+		}
 		return a
 	case secure && !x.hasSecure, !secure && !x.hasPlain:
 		a.Status = http.StatusBadRequest

@@ -156,8 +156,8 @@ func TestDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`"State":"open"`, `"HTTP3":"serving"`, `"Name":"https","Hostname":"shop.org","Protocol":"HTTPS"`,
-		`"Route":"HTTPRoute/shop/canary"`, `"shop/login:80":{`, `"Names":["shop.org"]`,
+		`"state":"open"`, `"http3":"serving"`, `"name":"https","hostname":"shop.org","protocol":"HTTPS"`,
+		`"route":"HTTPRoute/shop/canary"`, `"shop/login:80":{`, `"names":["shop.org"]`,
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the dump does not hold %s:\n%s", want, text)

@@ -15,12 +15,13 @@ import (
 
 // CertificateAnswer is what a client sees of a certificate.
 type CertificateAnswer struct {
-	Subject             string
-	Names               []string
-	NotBefore, NotAfter time.Time
-	SHA256              string
+	Subject   string    `json:"subject"`
+	Names     []string  `json:"names"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	SHA256    string    `json:"sha256"`
 	// Problem is why a client would not take it. "" = nothing that we can see.
-	Problem string `json:",omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // certificateAnswer is the first of t's certificates that fits sni, else the

@@ -24,9 +24,31 @@ var errHelloTooLong = errors.New("the ClientHello is too long")
 // there is no second one that could see another server name.
 type recordingConn struct {
 	net.Conn
+	of        *conn
 	buf       []byte
 	recording bool
 	muted     bool
+	decided   decision
+}
+
+// decidingConfig is that of every connection over TCP, until its ClientHello is
+// there.
+func decidingConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			rec := hello.Conn.(*recordingConn)
+			c := rec.of
+			c.sni = normaliseSNI(hello.ServerName)
+			rec.decided = c.lp.index.Load().decide(c.sni, overTCP)
+			if rec.decided.through {
+				rec.mute()
+				return nil, errThrough
+			}
+			rec.stop()
+			return rec.decided.config, nil
+		},
+	}
 }
 
 func (c *recordingConn) Read(b []byte) (int, error) {

@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,6 +61,7 @@ type Server struct {
 	keys    keys
 	admit   admission
 	h1      *h1.Server
+	tls     *tls.Config
 	changed chan struct{}
 
 	// hard ends when connections have to end at once.
@@ -113,7 +115,7 @@ func New(cfg ServerConfig) (*Server, error) {
 		failed:  make(map[Bind]error),
 	}
 	s.admit.limits = s.limits
-	s.h1 = newH1(s)
+	s.h1, s.tls = newH1(s), decidingConfig()
 	s.hard, s.endHard = context.WithCancel(context.Background())
 	s.config.Store(&Config{})
 	return s, nil
