@@ -34,6 +34,7 @@ type transaction struct {
 	// started says that the header of an answer was sent, torn that the answer
 	// cannot be brought to its end.
 	started, torn bool
+	traced        bool // the request has headers of tracing
 	values        []string
 	sticky        sticky
 }

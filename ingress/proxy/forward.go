@@ -123,6 +123,9 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	if err != nil {
 		return nil, err
 	}
+	if m, ok := any(a.host).(interface{ InMesh() bool }); ok {
+		t.x.UpstreamMesh = m.InMesh()
+	}
 	now := time.Now()
 	t.x.UpstreamTime = now.Sub(a.sent)
 	t.x.ResponseTime = now.Sub(t.x.Start)

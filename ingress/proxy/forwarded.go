@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"math/rand/v2"
-	"net/http"
 	"net/netip"
 	"strings"
 )
@@ -105,53 +104,33 @@ func (t Trust) trustsPeer(peer netip.Addr) bool {
 // isInternal is what X-Envoy-Internal tells: the client has a private address.
 func isInternal(a netip.Addr) bool { return a.IsPrivate() || a.IsLoopback() }
 
-// forward sets the headers that tell the backend whom it speaks to, and removes
-// what an untrusted peer claims of it.
-func (t *transaction) forward() {
+// forward sets the headers that tell the backend whom it speaks to. Those of an
+// untrusted peer are gone by then.
+func (t *transaction) forward(trusted bool) {
 	h, c := t.r.Header, &t.x.Client
-	peer := c.Remote.Addr()
-	trusted := c.Trust.trustsPeer(peer)
-	if !trusted {
-		t.dropClaims(h)
-	}
-	client, chain := forwardedFor(h["X-Forwarded-For"], peer, c.Trust)
+	client, chain := forwardedFor(h["X-Forwarded-For"], c.Remote.Addr(), c.Trust)
 	if c.Remote.IsValid() {
 		t.x.ForwardedFor = chain
 		t.set(h, "X-Forwarded-For", chain)
-	} else {
-		delete(h, "X-Forwarded-For")
 	}
 	if p := headerValue(h, "X-Forwarded-Proto"); !trusted || p != "http" && p != "https" {
-		t.set(h, "X-Forwarded-Proto", schemeOf(c))
+		if c.TLS != nil {
+			h["X-Forwarded-Proto"] = valueHTTPS
+		} else {
+			h["X-Forwarded-Proto"] = valueHTTP
+		}
 	}
 	if isInternal(client) {
-		t.set(h, "X-Envoy-Internal", "true")
-	} else {
+		h["X-Envoy-Internal"] = valueTrue
+	} else if trusted {
 		delete(h, "X-Envoy-Internal")
 	}
-	if id := headerValue(h, "X-Request-Id"); trusted && id != "" && len(id) <= 128 {
-		t.x.RequestID = id
-		if len(h["X-Request-Id"]) > 1 {
-			t.set(h, "X-Request-Id", id)
-		}
-	} else {
-		t.x.RequestID = newRequestID()
-		t.set(h, "X-Request-Id", t.x.RequestID)
+	if ids := h["X-Request-Id"]; len(ids) == 1 && ids[0] != "" && len(ids[0]) <= 128 {
+		t.x.RequestID = ids[0] // of somebody trusted, or it were gone
+		return
 	}
-}
-
-// dropClaims removes every header by which a proxy in front of us would tell of
-// the client: only one that is trusted may.
-func (t *transaction) dropClaims(h http.Header) {
-	for name := range h {
-		switch {
-		case len(name) < 7:
-		case name[0] == 'X' && (strings.HasPrefix(name, "X-Forwarded") || strings.HasPrefix(name, "X-Envoy-") ||
-			name == "X-Real-Ip" || name == "X-Request-Id" || strings.HasPrefix(name, "X-Original-")),
-			name == "Forwarded":
-			delete(h, name)
-		}
-	}
+	t.x.RequestID = newRequestID()
+	t.set(h, "X-Request-Id", t.x.RequestID)
 }
 
 const hexDigits = "0123456789abcdef"

@@ -7,44 +7,118 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// removeHopByHop removes the header fields that are of one connection only
-// (RFC 9110, 7.6.1). TE survives as "trailers" if it says so, which gRPC wants.
-func removeHopByHop(h http.Header) {
-	if lines := h["Connection"]; len(lines) > 0 {
-		for _, line := range lines {
-			for name := range strings.SplitSeq(line, ",") {
-				if name = strings.Trim(name, " \t"); name != "" {
-					if k := http.CanonicalHeaderKey(name); k != "Te" {
-						delete(h, k)
-					}
-				}
-			}
-		}
-		delete(h, "Connection")
+// isHopByHop says whether a header field is of one connection only (RFC 9110,
+// 7.6.1), or must not be passed on for other reasons: Proxy is no header at all, but
+// a variable of CGI that a client must not set; HTTP2-Settings is of an upgrade to
+// HTTP/2 that would take the rest of the connection past us. Connection and TE are
+// looked at besides.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+		"Transfer-Encoding", "Upgrade", "Trailer", "Proxy", "Http2-Settings", ":protocol":
+		return true
 	}
-	for _, name := range hopByHop {
-		if _, ok := h[name]; ok {
+	return false
+}
+
+// removeHopByHop removes what is of one connection only.
+func removeHopByHop(h http.Header) {
+	dropNamed(h)
+	for name := range h {
+		if isHopByHop(name) {
 			delete(h, name)
 		}
 	}
-	if te, ok := h["Te"]; ok {
-		if httpguts.HeaderValuesContainsToken(te, "trailers") {
-			h["Te"] = teTrailers
-		} else {
-			delete(h, "Te")
+	keepTrailersOnly(h)
+}
+
+// dropNamed removes Connection, and the fields that it names.
+func dropNamed(h http.Header) {
+	lines, ok := h["Connection"]
+	if !ok {
+		return
+	}
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			if k := http.CanonicalHeaderKey(strings.Trim(name, " \t")); k != "Te" {
+				delete(h, k)
+			}
 		}
+	}
+	delete(h, "Connection")
+}
+
+// keepTrailersOnly leaves of TE what a backend may be told: that the client
+// understands trailers. gRPC servers insist on it.
+func keepTrailersOnly(h http.Header) {
+	te, ok := h["Te"]
+	switch {
+	case !ok:
+	case httpguts.HeaderValuesContainsToken(te, "trailers"):
+		h["Te"] = teTrailers
+	default:
+		delete(h, "Te")
 	}
 }
 
-// Proxy-Connection and Keep-Alive are of old clients; Proxy is no header at all,
-// but a variable of CGI that a client must not set; HTTP2-Settings is of an upgrade
-// to HTTP/2 that would take the rest of the connection past us.
-var hopByHop = [...]string{
-	"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
-	"Transfer-Encoding", "Upgrade", "Trailer", "Proxy", "Http2-Settings", ":protocol",
+// Values that many messages share. Their capacity is their length, so appending to
+// one makes another.
+var (
+	teTrailers = []string{"trailers"}
+	valueZero  = []string{"0"}
+	valueOne   = []string{"1"}
+	valueTrue  = []string{"true"}
+	valueHTTP  = []string{"http"}
+	valueHTTPS = []string{"https"}
+	value15000 = []string{"15000"}
+)
+
+// sift removes from a request what is of its connection only, and what an
+// untrusted peer claims of the client, in one pass; it notes whether the request
+// is part of a trace.
+func (t *transaction) sift(trusted bool) {
+	h := t.r.Header
+	dropNamed(h)
+	te := false
+	for name := range h {
+		switch {
+		case name == "Te":
+			te = true
+		case isHopByHop(name), !trusted && isClaim(name):
+			delete(h, name)
+		case isTrace(name):
+			t.traced = true
+		}
+	}
+	if te {
+		keepTrailersOnly(h)
+	}
 }
 
-var teTrailers = []string{"trailers"}
+// isClaim says whether a header is one by which a proxy in front of us would tell
+// of the client, or we the backend of it: only who is trusted may send it. Some
+// backends do not tell an underscore from a dash.
+func isClaim(name string) bool {
+	if len(name) < 7 {
+		return false
+	}
+	if name[0] != 'X' {
+		return name == "Forwarded"
+	}
+	if name[1] == '_' {
+		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	return name[1] == '-' && (strings.HasPrefix(name, "X-Forwarded") || strings.HasPrefix(name, "X-Envoy-") ||
+		strings.HasPrefix(name, "X-Original-") || name == "X-Real-Ip" || name == "X-Request-Id" || strings.HasPrefix(name, "X-Request_"))
+}
+
+func isTrace(name string) bool {
+	switch name {
+	case "Traceparent", "Tracestate", "B3", "X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid", "X-B3-Sampled", "X-B3-Flags":
+		return true
+	}
+	return false
+}
 
 // framing are the headers that no filter may touch: what they say is true of a
 // connection or a body, and only who writes those knows it.
@@ -82,7 +156,7 @@ func (c *HeaderChange) apply(h http.Header) {
 // header of an attempt that was given up.
 func (t *transaction) set(h http.Header, name, value string) {
 	if len(t.values) == cap(t.values) {
-		t.values = make([]string, 0, 12)
+		t.values = make([]string, 0, 10)
 	}
 	n := len(t.values)
 	t.values = append(t.values, value)

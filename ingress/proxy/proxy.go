@@ -270,15 +270,21 @@ func (t *transaction) chooseBackend() *Backend {
 // outgoing makes of the client's request the backend's.
 func (t *transaction) outgoing() {
 	r, h := t.r, t.r.Header
-	removeHopByHop(h)
-	t.forward()
+	trusted := t.x.Client.Trust.trustsPeer(t.x.Client.Remote.Addr())
+	t.sift(trusted)
+	t.forward(trusted)
 	t.trace()
-	if d := limitsOf(t.rule, t.grpc).expected(); d > 0 {
-		t.set(h, "X-Envoy-Expected-Rq-Timeout-Ms", milliseconds(d))
+	switch d := limitsOf(t.rule, t.grpc).expected(); {
+	case d == DefaultTimeout:
+		h["X-Envoy-Expected-Rq-Timeout-Ms"] = value15000
+	case d > 0:
+		t.set(h, "X-Envoy-Expected-Rq-Timeout-Ms", strconv.FormatInt(d.Milliseconds(), 10))
+	case trusted:
+		delete(h, "X-Envoy-Expected-Rq-Timeout-Ms")
 	}
-	t.set(h, "X-Envoy-Attempt-Count", "1")
+	h["X-Envoy-Attempt-Count"] = valueOne
 	if t.x.Client.Early {
-		t.set(h, "Early-Data", "1") // RFC 8470, 5.1: the backend may answer 425
+		h["Early-Data"] = valueOne // RFC 8470, 5.1: the backend may answer 425
 	}
 	rule, backend := &t.rule.Filters, &t.backend.Filters
 	rule.RequestHeaders.apply(h)
@@ -316,11 +322,4 @@ func (t *transaction) rewrite(rw *Rewrite) {
 		t.set(r.Header, "X-Envoy-Original-Path", was)
 	}
 	setPath(r.URL, rw.Path.replaced(rooted(r.URL.EscapedPath()), t.rule.Prefix))
-}
-
-func milliseconds(d time.Duration) string {
-	if d == DefaultTimeout {
-		return "15000"
-	}
-	return strconv.FormatInt(d.Milliseconds(), 10)
 }

@@ -233,6 +233,7 @@ func TestTrace(t *testing.T) {
 	const id, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	run := func(h http.Header) http.Header {
 		tr := transaction{r: &http.Request{Header: h}}
+		tr.sift(true)
 		tr.trace()
 		return h
 	}
@@ -301,6 +302,18 @@ func TestHopByHopHeaders(t *testing.T) {
 	removeHopByHop(h)
 	if d := cmp.Diff(http.Header{"Te": {"trailers"}}, h); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestClaimsOfStrangers(t *testing.T) {
+	for name, want := range map[string]bool{
+		"X-Forwarded-For": true, "X_forwarded_for": true, "X_Forwarded-For": true, "X-Forwarded_For": true, "X-Forwarded-Client-Cert": true,
+		"X-Envoy-Internal": true, "X_envoy_internal": true, "X-Real-Ip": true, "X_real_ip": true, "X-Request-Id": true, "X_request_id": true, "X-Request_Id": true,
+		"Forwarded": true, "X-Original-Url": true, "X-Requested-With": false, "X-Custom": false, "Accept": false, "X": false, "X-B3-Traceid": false,
+	} {
+		if got := isClaim(name); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

@@ -45,9 +45,11 @@ func (t *transaction) answered(a *attempt, res *http.Response) {
 // piece by piece as it comes.
 func (t *transaction) answerHeader(a *attempt, res *http.Response) (stream bool) {
 	h := t.w.Header()
-	removeHopByHop(res.Header)
+	dropNamed(res.Header)
 	for name, v := range res.Header {
-		h[name] = v
+		if !isHopByHop(name) {
+			h[name] = v
+		}
 	}
 	switch {
 	case !t.hasAnswerBody(res.StatusCode):

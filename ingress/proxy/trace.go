@@ -14,6 +14,10 @@ import (
 // there is none, one is begun, not sampled.
 func (t *transaction) trace() {
 	h := t.r.Header
+	if !t.traced {
+		t.beginTrace(h)
+		return
+	}
 	tr, ok := parseTraceparent(headerValue(h, "Traceparent"))
 	if ok && len(h["Traceparent"]) == 1 {
 		if b3, ok := parseB3(h); !ok || !sameTrace(b3.id, tr.id) {
@@ -24,17 +28,30 @@ func (t *transaction) trace() {
 	}
 	delete(h, "Tracestate") // of a traceparent that is not there, or no good
 	if tr, ok = parseB3(h); !ok {
-		hi, lo := rand.Uint64(), rand.Uint64()|1
-		var b [48]byte
-		s := string(appendHex(appendHex(appendHex(b[:0], hi, 16), lo, 16), rand.Uint64()|1, 16))
-		tr = traceID{id: s[:32], span: s[32:]}
-		// The client's own span, as Zipkin numbers a root.
-		t.set(h, "X-B3-Parentspanid", s[16:32])
-		t.setB3(h, tr)
-	} else if _, single := h["B3"]; single {
+		delete(h, "B3")
+		delete(h, "X-B3-Flags")
+		t.beginTrace(h)
+		return
+	}
+	if _, single := h["B3"]; single {
 		t.setB3(h, tr)
 	}
 	t.set(h, "Traceparent", tr.traceparent())
+}
+
+// beginTrace makes a trace of which the client's request is the root.
+func (t *transaction) beginTrace(h http.Header) {
+	var b [55]byte
+	s := appendHex(append(b[:0], "00-"...), rand.Uint64(), 16)
+	s = appendHex(s, rand.Uint64()|1, 16)
+	s = appendHex(append(s, '-'), rand.Uint64()|1, 16)
+	w3c := string(append(s, "-00"...))
+	t.set(h, "Traceparent", w3c)
+	t.set(h, "X-B3-Traceid", w3c[3:35])
+	// The root's number is half of the trace's, as Zipkin has it.
+	t.set(h, "X-B3-Parentspanid", w3c[19:35])
+	t.set(h, "X-B3-Spanid", w3c[36:52])
+	h["X-B3-Sampled"] = valueZero
 }
 
 type traceID struct {
@@ -64,11 +81,11 @@ func (t *transaction) setB3(h http.Header, tr traceID) {
 	t.set(h, "X-B3-Spanid", tr.span)
 	switch {
 	case tr.sampled:
-		t.set(h, "X-B3-Sampled", "1")
+		h["X-B3-Sampled"] = valueOne
 	case tr.deferred:
 		delete(h, "X-B3-Sampled")
 	default:
-		t.set(h, "X-B3-Sampled", "0")
+		h["X-B3-Sampled"] = valueZero
 	}
 }
 
