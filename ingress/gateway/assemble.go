@@ -130,36 +130,48 @@ func (t *Translator) bindPorts() {
 
 // assemblePorts makes the ports of a Gateway. What did not change is what it was.
 func (t *Translator) assemblePorts(g *gateway) {
-	before := g.ports
+	before := make(map[ingress.Bind]*ingress.Port, len(g.ports))
+	for _, p := range g.ports {
+		before[p.Bind] = p
+	}
 	g.ports = nil
+	ports := make(map[portKey]*ingress.Port)
 	for _, b := range t.bound[g.name()] {
-		if !b.ok() {
-			continue
+		if b.ok() {
+			p := &ingress.Port{Bind: b.bind, Gateway: g.name().String(), Public: b.port, ClientIP: t.options.ClientIP}
+			p.QUIC.Off = b.noMirror
+			ports[b.portKey] = p
+			g.ports = append(g.ports, p)
 		}
-		p := &ingress.Port{Bind: b.bind, Gateway: g.name().String(), Public: b.port, ClientIP: t.options.ClientIP}
-		var options quicOptions
-		for _, o := range g.owners {
-			for _, l := range o.listeners {
-				if !l.usable() || (portKey{l.port, l.udp}) != b.portKey {
-					continue
+	}
+	https := make(map[*ingress.Port]*quicOptions)
+	for _, o := range g.owners {
+		for _, l := range o.listeners {
+			p := ports[portKey{l.port, l.udp}]
+			if p == nil || !l.usable() {
+				continue
+			}
+			p.Listeners = append(p.Listeners, l.serve())
+			if l.protocol == ingress.HTTPS {
+				if https[p] == nil {
+					https[p] = &quicOptions{}
 				}
-				p.Listeners = append(p.Listeners, l.serve())
 				if l.valid() {
-					_ = options.agree(l.quic) // who does not agree is not valid
+					_ = https[p].agree(l.quic) // who does not agree is not valid
 				}
 			}
 		}
-		if !b.udp && slices.ContainsFunc(p.Listeners, func(l *ingress.Listener) bool { return l.Protocol == ingress.HTTPS }) {
-			p.QUIC = ingress.QUIC{
-				Off:       options.http3 == "off" || b.noMirror,
-				Advertise: options.port,
-				ZeroRTT:   options.zeroRTT == "on",
-			}
+	}
+	for i, p := range g.ports {
+		if options := https[p]; options == nil {
+			p.QUIC = ingress.QUIC{} // there is nothing to mirror
+		} else {
+			p.QUIC.Off = p.QUIC.Off || options.http3 == "off"
+			p.QUIC.Advertise, p.QUIC.ZeroRTT = options.port, options.zeroRTT == "on"
 		}
-		if i := slices.IndexFunc(before, func(was *ingress.Port) bool { return samePort(was, p) }); i >= 0 {
-			p = before[i]
+		if was := before[p.Bind]; was != nil && samePort(was, p) {
+			g.ports[i] = was
 		}
-		g.ports = append(g.ports, p)
 	}
 }
 
@@ -195,37 +207,43 @@ func (l *listener) serve() *ingress.Listener {
 }
 
 // Ports are the ports that a Gateway is to be reached on, in order: none if it is
-// not ours, or not accepted.
+// not ours, or not accepted. A listener counts even if it has no certificate.
 func (t *Translator) Ports(gateway types.NamespacedName) []GatewayPort {
 	g := t.gateways[gateway]
 	if g == nil {
 		return nil
 	}
-	keys := g.keys
+	mirrored := g.mirrored()
 	var ports []GatewayPort
-	for _, key := range keys {
+	for _, key := range g.keys {
 		p := GatewayPort{Name: fmt.Sprintf("tcp-%d", key.port), Port: key.port, UDP: key.udp}
 		if key.udp {
 			p.Name = fmt.Sprintf("udp-%d", key.port)
 		} else {
-			p.QUIC = g.mirrored(key) && !slices.Contains(keys, portKey{key.port, true})
+			p.QUIC = mirrored.has(key.port)
 		}
 		ports = append(ports, p)
 	}
 	return ports
 }
 
-// mirrored says whether a port has HTTPS listeners that want HTTP/3.
-func (g *gateway) mirrored(key portKey) bool {
-	https := false
-	var options quicOptions
+// mirrored are the ports with HTTPS listeners that want HTTP/3, and no UDP
+// listener.
+func (g *gateway) mirrored() set[uint16] {
+	ports, off := make(set[uint16]), make(set[uint16])
 	for _, o := range g.owners {
 		for _, l := range o.listeners {
-			if l.usable() && l.protocol == ingress.HTTPS && (portKey{l.port, l.udp}) == key {
-				https = true
-				_ = options.agree(l.quic)
+			switch {
+			case !l.usable():
+			case l.udp || l.quic.http3 == "off":
+				off.add(l.port)
+			case l.protocol == ingress.HTTPS:
+				ports.add(l.port)
 			}
 		}
 	}
-	return https && options.http3 != "off"
+	for port := range off {
+		delete(ports, port)
+	}
+	return ports
 }

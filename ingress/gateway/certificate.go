@@ -65,10 +65,7 @@ func (r referrer) secret(ref gatewayv1.SecretObjectReference) found {
 		return found{problem: &certs.Error{Reason: certs.WrongType, Message: fmt.Sprintf("%q is a %s; certificates are in Secrets",
 			ref.Name, groupKind(value(ref.Group), value(ref.Kind)))}}
 	}
-	name := types.NamespacedName{Namespace: r.from.Namespace, Name: string(ref.Name)}
-	if ref.Namespace != nil {
-		name.Namespace = string(*ref.Namespace)
-	}
+	name := r.from.secretName(ref)
 	if why := r.permitted(reference{"Secret", name}); why != "" {
 		return found{forbidden: why}
 	}

@@ -67,3 +67,13 @@ func (t *Translator) classStatus(c *gatewayv1.GatewayClass) Status {
 		},
 	}
 }
+
+// SetCRDVersions says anew what Options.CRDVersions said: definitions are
+// upgraded while this process runs.
+func (t *Translator) SetCRDVersions(found []string) {
+	found = slices.Sorted(slices.Values(found))
+	if !slices.Equal(t.options.CRDVersions, found) {
+		t.options.CRDVersions = found
+		clear(t.cache.classes)
+	}
+}

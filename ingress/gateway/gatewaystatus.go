@@ -45,7 +45,11 @@ func (t *Translator) gatewayStatuses(g *gateway, applied ingress.Applied, placed
 	if g.status != nil && g.statusInput.same(input, now) {
 		return g.status
 	}
-	w := statusWriter{t: t, g: g, applied: applied, now: now}
+	w := statusWriter{t: t, g: g, applied: applied, now: now, bound: make(map[portKey]bound)}
+	for _, b := range t.bound[g.name()] {
+		w.bound[b.portKey] = b
+	}
+	markOverlaps(g.owners)
 	list := []Status{w.gateway(input)}
 	for _, o := range g.owners[1:] {
 		list = append(list, w.listenerSet(o))
@@ -60,6 +64,7 @@ type statusWriter struct {
 	t       *Translator
 	g       *gateway
 	applied ingress.Applied
+	bound   map[portKey]bound
 	now     time.Time
 	until   time.Time
 

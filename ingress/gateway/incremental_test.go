@@ -277,7 +277,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			"classes": len(tr.classes), "gateways": len(tr.gateways), "sets": len(tr.sets), "routes": len(tr.routes),
 			"namespaces": len(tr.namespaces), "setsOf": len(tr.setsOf), "setsIn": len(tr.setsIn), "routesOf": len(tr.routesOf),
 			"routesIn": len(tr.routesIn), "routesTo": len(tr.routesTo), "usedBy": len(tr.usedBy), "lastGood": len(tr.lastGood),
-			"bound": len(tr.bound), "clusters": len(tr.clusters.routes) + len(tr.clusters.byService), "staleGateways": len(tr.staleGateways),
+			"bound": len(tr.bound), "clusters": len(tr.clusters.routes) + len(tr.clusters.byService), "staleGateways": len(tr.staleGateways) + len(tr.staleSecrets),
 			"staleRoutes": len(tr.staleRoutes), "staleListeners": len(tr.staleListeners), "cached routes": len(tr.cache.routes.keys),
 			"cached classes": len(tr.cache.classes), "cached policies": len(tr.cache.policyObjs),
 		} {

@@ -322,8 +322,10 @@ func TestVersions(t *testing.T) {
 		{[]string{""}, metav1.ConditionFalse},
 		{[]string{"nonsense"}, metav1.ConditionFalse},
 	} {
-		tr := newTestTranslator(func(o *Options) { o.CRDVersions = c.found })
+		tr := newTestTranslator(func(o *Options) { o.CRDVersions = []string{"v1.0.0"} })
 		tr.Set(&gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "edge"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: DefaultControllerName}})
+		statuses(tr)
+		tr.SetCRDVersions(c.found)
 		s := statusOf(t, statuses(tr), "GatewayClass", "edge")
 		if got := conditionOf(t, s.Class.Conditions, "SupportedVersion").Status; got != c.want {
 			t.Errorf("definitions of %q: SupportedVersion is %s, want %s", c.found, got, c.want)

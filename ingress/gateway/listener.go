@@ -48,9 +48,9 @@ type listener struct {
 	conflict   verdict
 	unresolved verdict // ResolvedRefs
 	broken     verdict // nothing can be served although it is accepted
-	overlap    verdict // OverlappingTLSConfig
 	quic       quicOptions
 	tls        *ingress.TLSConfig // nil: TLS does not end here
+	overlap    verdict            // OverlappingTLSConfig, which is looked at for statuses alone
 
 	// What is attached to it.
 	builder     *route.Builder[*proxy.Rule]
@@ -121,7 +121,7 @@ var protocols = map[gatewayv1.ProtocolType]struct {
 // checked without looking at anything else.
 func (l *listener) read(spec *gatewayv1.Listener) {
 	l.spec = spec
-	l.accepted, l.conflict, l.unresolved, l.broken, l.overlap = verdict{}, verdict{}, verdict{}, verdict{}, verdict{}
+	l.accepted, l.conflict, l.unresolved, l.broken = verdict{}, verdict{}, verdict{}, verdict{}
 	l.quic = quicOptions{}
 	l.port = uint16(spec.Port)
 	l.host = hostname(spec.Hostname)

@@ -68,29 +68,26 @@ func (w *statusWriter) listener(l *listener) listenerStatus {
 // socket says why the listener's port is not open. note is what is to be told
 // although it is.
 func (w *statusWriter) socket(l *listener) (why verdict, note string) {
-	for _, b := range w.t.bound[w.g.name()] {
-		if b.portKey != (portKey{l.port, l.udp}) {
-			continue
-		}
-		switch {
-		case !b.known:
-			return because(gatewayv1.ListenerReasonPending, fmt.Sprintf("it is not known yet where port %d is to be served", l.port)), ""
-		case !b.ok():
-			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is served for Gateway %s, which has precedence", l.port, b.taken)), ""
-		}
-		if err := w.applied.Failed[b.bind]; err != nil {
-			return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d cannot be served: %v", l.port, err)), ""
-		}
-		switch err := w.applied.NoQUIC[b.bind]; {
-		case l.protocol != ingress.HTTPS:
-		case b.noMirror && l.quic.http3 != "off":
-			note = fmt.Sprintf("; but not over HTTP/3: UDP port %d is that of a UDP listener", l.port)
-		case err != nil:
-			note = fmt.Sprintf("; but not over HTTP/3: %v", err)
-		}
-		return verdict{}, note
+	b, ok := w.bound[portKey{l.port, l.udp}]
+	switch {
+	case !ok:
+		return verdict{}, "" // the listener has none, for a reason of its own
+	case !b.known:
+		return because(gatewayv1.ListenerReasonPending, fmt.Sprintf("it is not known yet where port %d is to be served", l.port)), ""
+	case !b.ok():
+		return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is served for Gateway %s, which has precedence", l.port, b.taken)), ""
 	}
-	return verdict{}, ""
+	if err := w.applied.Failed[b.bind]; err != nil {
+		return because(gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d cannot be served: %v", l.port, err)), ""
+	}
+	switch err := w.applied.NoQUIC[b.bind]; {
+	case l.protocol != ingress.HTTPS:
+	case b.noMirror && l.quic.http3 != "off":
+		note = fmt.Sprintf("; but not over HTTP/3: UDP port %d is that of a UDP listener", l.port)
+	case err != nil:
+		note = fmt.Sprintf("; but not over HTTP/3: %v", err)
+	}
+	return verdict{}, note
 }
 
 // supportedKinds are the kinds of routes that the listener takes. It is never

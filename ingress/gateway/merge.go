@@ -11,64 +11,81 @@ import (
 
 // Merge puts what the status should say into a copy of obj, the object as it was
 // last read, and leaves what others say as it is: conditions of types that are
-// not ours, and entries of other controllers. It says false if nothing differs, or
-// if obj is of another kind than the status.
+// not ours, and entries of other controllers. It returns obj itself, and false, if
+// nothing differs, or if obj is of another kind than the status.
 func (s Status) Merge(obj runtime.Object) (runtime.Object, bool) {
-	next := obj.DeepCopyObject()
-	switch o := next.(type) {
+	switch o := obj.(type) {
 	case *gatewayv1.GatewayClass:
 		if s.Class == nil {
 			return obj, false
 		}
-		o.Status.Conditions = mergeConditions(o.Status.Conditions, s.Class.Conditions, classConditions)
-		o.Status.SupportedFeatures = s.Class.SupportedFeatures
-		return next, !equality.Semantic.DeepEqual(obj.(*gatewayv1.GatewayClass).Status, o.Status)
+		next := s.Class.DeepCopy()
+		next.Conditions = mergeConditions(o.Status.Conditions, next.Conditions, classConditions)
+		return replaced(o, &o.Status, next, func(c *gatewayv1.GatewayClass) { c.Status = *next })
 	case *gatewayv1.Gateway:
 		if s.Gateway == nil {
 			return obj, false
 		}
-		before := o.Status.Listeners
-		conditions := mergeConditions(o.Status.Conditions, s.Gateway.Conditions, gatewayConditions)
-		s.Gateway.DeepCopyInto(&o.Status)
-		o.Status.Conditions = conditions
-		for i := range o.Status.Listeners {
-			l := &o.Status.Listeners[i]
-			if j := slices.IndexFunc(before, func(b gatewayv1.ListenerStatus) bool { return b.Name == l.Name }); j >= 0 {
-				l.Conditions = mergeConditions(before[j].Conditions, l.Conditions, listenerConditions)
+		next := s.Gateway.DeepCopy()
+		next.Conditions = mergeConditions(o.Status.Conditions, next.Conditions, gatewayConditions)
+		for i := range next.Listeners {
+			l := &next.Listeners[i]
+			for _, before := range o.Status.Listeners {
+				if before.Name == l.Name {
+					l.Conditions = mergeConditions(before.Conditions, l.Conditions, listenerConditions)
+				}
 			}
 		}
-		return next, !equality.Semantic.DeepEqual(obj.(*gatewayv1.Gateway).Status, o.Status)
+		return replaced(o, &o.Status, next, func(c *gatewayv1.Gateway) { c.Status = *next })
 	case *gatewayv1.ListenerSet:
 		if s.ListenerSet == nil {
 			return obj, false
 		}
-		before := o.Status.Listeners
-		conditions := mergeConditions(o.Status.Conditions, s.ListenerSet.Conditions, gatewayConditions)
-		s.ListenerSet.DeepCopyInto(&o.Status)
-		o.Status.Conditions = conditions
-		for i := range o.Status.Listeners {
-			l := &o.Status.Listeners[i]
-			if j := slices.IndexFunc(before, func(b gatewayv1.ListenerEntryStatus) bool { return b.Name == l.Name }); j >= 0 {
-				l.Conditions = mergeConditions(before[j].Conditions, l.Conditions, listenerConditions)
+		next := s.ListenerSet.DeepCopy()
+		next.Conditions = mergeConditions(o.Status.Conditions, next.Conditions, gatewayConditions)
+		for i := range next.Listeners {
+			l := &next.Listeners[i]
+			for _, before := range o.Status.Listeners {
+				if before.Name == l.Name {
+					l.Conditions = mergeConditions(before.Conditions, l.Conditions, listenerConditions)
+				}
 			}
 		}
-		return next, !equality.Semantic.DeepEqual(obj.(*gatewayv1.ListenerSet).Status, o.Status)
+		return replaced(o, &o.Status, next, func(c *gatewayv1.ListenerSet) { c.Status = *next })
 	case *gatewayv1.HTTPRoute:
-		return next, s.mergeParents(kindHTTPRoute, &o.Status.RouteStatus)
+		next := s.parents(kindHTTPRoute, o.Status.Parents)
+		return replaced(o, &o.Status.Parents, &next, func(c *gatewayv1.HTTPRoute) { c.Status.Parents = next })
 	case *gatewayv1.GRPCRoute:
-		return next, s.mergeParents(kindGRPCRoute, &o.Status.RouteStatus)
+		next := s.parents(kindGRPCRoute, o.Status.Parents)
+		return replaced(o, &o.Status.Parents, &next, func(c *gatewayv1.GRPCRoute) { c.Status.Parents = next })
 	case *gatewayv1.TLSRoute:
-		return next, s.mergeParents(kindTLSRoute, &o.Status.RouteStatus)
+		next := s.parents(kindTLSRoute, o.Status.Parents)
+		return replaced(o, &o.Status.Parents, &next, func(c *gatewayv1.TLSRoute) { c.Status.Parents = next })
 	case *gatewayv1.TCPRoute:
-		return next, s.mergeParents(kindTCPRoute, &o.Status.RouteStatus)
+		next := s.parents(kindTCPRoute, o.Status.Parents)
+		return replaced(o, &o.Status.Parents, &next, func(c *gatewayv1.TCPRoute) { c.Status.Parents = next })
 	case *gatewayv1.UDPRoute:
-		return next, s.mergeParents(kindUDPRoute, &o.Status.RouteStatus)
+		next := s.parents(kindUDPRoute, o.Status.Parents)
+		return replaced(o, &o.Status.Parents, &next, func(c *gatewayv1.UDPRoute) { c.Status.Parents = next })
 	case *gatewayv1.BackendTLSPolicy:
-		return next, s.mergeAncestors("BackendTLSPolicy", &o.Status)
+		next := s.ancestors("BackendTLSPolicy", o.Status.Ancestors)
+		return replaced(o, &o.Status.Ancestors, &next, func(c *gatewayv1.BackendTLSPolicy) { c.Status.Ancestors = next })
 	case *ClientTrafficPolicy:
-		return next, s.mergeAncestors("ClientTrafficPolicy", &o.Status)
+		next := s.ancestors("ClientTrafficPolicy", o.Status.Ancestors)
+		return replaced(o, &o.Status.Ancestors, &next, func(c *ClientTrafficPolicy) { c.Status.Ancestors = next })
 	}
 	return obj, false
+}
+
+// replaced is a copy of o that set was given, unless before and next are equal.
+// Most of the time they are, and nothing is copied.
+func replaced[O runtime.Object, S any](o O, before, next *S, set func(O)) (runtime.Object, bool) {
+	if equality.Semantic.DeepEqual(before, next) {
+		return o, false
+	}
+	c := o.DeepCopyObject().(O)
+	set(c)
+	return c, true
 }
 
 // The types of conditions that are ours. One of them that is not wanted is
@@ -130,65 +147,53 @@ func mergeConditions(current, wanted []metav1.Condition, ours []string) []metav1
 	return merged
 }
 
-// mergeParents puts our entries in the place of those that are ours, and says
-// whether that changes anything.
-func (s Status) mergeParents(kind string, status *gatewayv1.RouteStatus) bool {
+// parents puts our entries in the place of those of before that are ours. A status
+// of another kind changes nothing.
+func (s Status) parents(kind string, before []gatewayv1.RouteParentStatus) []gatewayv1.RouteParentStatus {
 	if s.Kind != kind {
-		return false
+		return before
 	}
-	before := status.Parents
 	merged := []gatewayv1.RouteParentStatus{} // parents is required
-	done := make(set[int])
+	wanted := slices.Clone(s.Parents)
 	for _, p := range before {
 		if !slices.Contains(s.Controllers, string(p.ControllerName)) {
 			merged = append(merged, p)
 			continue
 		}
-		for i, w := range s.Parents {
-			if !done.has(i) && w.ControllerName == p.ControllerName && sameRef(w.ParentRef, p.ParentRef) {
-				done.add(i)
-				w.Conditions = mergeConditions(p.Conditions, w.Conditions, routeConditions)
-				merged = append(merged, w)
-				break
-			}
-		}
-	}
-	for i, w := range s.Parents {
-		if !done.has(i) {
+		i := slices.IndexFunc(wanted, func(w gatewayv1.RouteParentStatus) bool {
+			return w.ControllerName == p.ControllerName && sameRef(w.ParentRef, p.ParentRef)
+		})
+		if i >= 0 {
+			w := wanted[i]
+			w.Conditions = mergeConditions(p.Conditions, w.Conditions, routeConditions)
 			merged = append(merged, w)
+			wanted = slices.Delete(wanted, i, i+1)
 		}
 	}
-	status.Parents = merged
-	return !equality.Semantic.DeepEqual(before, merged)
+	return append(merged, wanted...)
 }
 
-// mergeAncestors is mergeParents for a policy.
-func (s Status) mergeAncestors(kind string, status *gatewayv1.PolicyStatus) bool {
+// ancestors is parents for a policy.
+func (s Status) ancestors(kind string, before []gatewayv1.PolicyAncestorStatus) []gatewayv1.PolicyAncestorStatus {
 	if s.Kind != kind {
-		return false
+		return before
 	}
-	before := status.Ancestors
 	merged := []gatewayv1.PolicyAncestorStatus{} // ancestors is required
-	done := make(set[int])
+	wanted := slices.Clone(s.Ancestors)
 	for _, a := range before {
 		if !slices.Contains(s.Controllers, string(a.ControllerName)) {
 			merged = append(merged, a)
 			continue
 		}
-		for i, w := range s.Ancestors {
-			if !done.has(i) && w.ControllerName == a.ControllerName && sameRef(w.AncestorRef, a.AncestorRef) {
-				done.add(i)
-				w.Conditions = mergeConditions(a.Conditions, w.Conditions, policyConditions)
-				merged = append(merged, w)
-				break
-			}
-		}
-	}
-	for i, w := range s.Ancestors {
-		if !done.has(i) {
+		i := slices.IndexFunc(wanted, func(w gatewayv1.PolicyAncestorStatus) bool {
+			return w.ControllerName == a.ControllerName && sameRef(w.AncestorRef, a.AncestorRef)
+		})
+		if i >= 0 {
+			w := wanted[i]
+			w.Conditions = mergeConditions(a.Conditions, w.Conditions, policyConditions)
 			merged = append(merged, w)
+			wanted = slices.Delete(wanted, i, i+1)
 		}
 	}
-	status.Ancestors = merged
-	return !equality.Semantic.DeepEqual(before, merged)
+	return append(merged, wanted...)
 }

@@ -13,6 +13,7 @@ func markOverlaps(owners []*owner) {
 	ports := make(map[uint16][]*listener)
 	for _, o := range owners {
 		for _, l := range o.listeners {
+			l.overlap = verdict{}
 			if l.valid() && l.tls != nil {
 				ports[l.port] = append(ports[l.port], l)
 			}

@@ -101,7 +101,6 @@ func (t *Translator) replan(name types.NamespacedName) {
 			l.finish(referrer{t, o.parent, uses}, &g.frontend, ports)
 		}
 	}
-	markOverlaps(g.owners)
 	t.acceptOwners(g)
 
 	t.usedBy.replace(name, g.uses, uses)
@@ -265,7 +264,8 @@ func (t *Translator) readListeners(g *gateway, o *owner, specs []gatewayv1.Liste
 }
 
 // finish resolves what the listener refers to, once it is known which listeners
-// conflict. ports are the QUIC options of the ports so far.
+// conflict. ports are the QUIC options of the ports so far; nil if it is known to
+// agree with them.
 func (l *listener) finish(r referrer, f *frontend, ports map[portKey]*quicOptions) {
 	before := l.tls
 	l.tls = nil
@@ -294,6 +294,9 @@ func (l *listener) finish(r referrer, f *frontend, ports map[portKey]*quicOption
 }
 
 func (l *listener) agreeOnQUIC(ports map[portKey]*quicOptions) {
+	if ports == nil {
+		return
+	}
 	key := portKey{port: l.port}
 	if ports[key] == nil {
 		ports[key] = &quicOptions{}

@@ -43,11 +43,11 @@ func (t *Translator) Set(obj runtime.Object) {
 		t.index.SetEndpointSlice(o)
 	case *corev1.Secret:
 		if t.index.SetSecret(o) {
-			t.referentChanged("Secret", nameOf(o))
+			t.staleSecrets.add(nameOf(o))
 		}
 	case *corev1.ConfigMap:
 		if t.index.SetConfigMap(o) {
-			t.referentChanged("ConfigMap", nameOf(o))
+			t.staleGateways.addAll(t.usedBy[reference{"ConfigMap", nameOf(o)}])
 		}
 
 	case *gatewayv1beta1.GatewayClass:
@@ -91,11 +91,11 @@ func (t *Translator) Delete(kind, namespace, name string) {
 		t.index.DeleteEndpointSlice(n)
 	case "Secret":
 		if t.index.DeleteSecret(n) {
-			t.referentChanged("Secret", n)
+			t.staleSecrets.add(n)
 		}
 	case "ConfigMap":
 		if t.index.DeleteConfigMap(n) {
-			t.referentChanged("ConfigMap", n)
+			t.staleGateways.addAll(t.usedBy[reference{"ConfigMap", n}])
 		}
 	}
 }
@@ -120,10 +120,6 @@ func nameOf(o metav1.Object) types.NamespacedName {
 func unchanged(a, b metav1.Object, specA, specB any) bool {
 	return a.GetUID() == b.GetUID() && a.GetCreationTimestamp().Time.Equal(b.GetCreationTimestamp().Time) &&
 		equality.Semantic.DeepEqual(specA, specB)
-}
-
-func (t *Translator) referentChanged(kind string, name types.NamespacedName) {
-	t.staleGateways.addAll(t.usedBy[reference{kind, name}])
 }
 
 func (t *Translator) setClass(c *gatewayv1.GatewayClass) {

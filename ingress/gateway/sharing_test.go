@@ -120,7 +120,7 @@ func TestNoChange(t *testing.T) {
 			o.Status.Parents = []gatewayv1.RouteParentStatus{{ControllerName: DefaultControllerName}}
 		}
 		tr.Set(o)
-		if n := len(tr.staleGateways) + len(tr.staleRoutes); n > 0 {
+		if n := len(tr.staleGateways) + len(tr.staleRoutes) + len(tr.staleSecrets); n > 0 {
 			t.Errorf("%s with nothing but other metadata and status makes %d objects stale", key, n)
 		}
 		if after, changed := tr.Build(); changed || after != before {
@@ -275,4 +275,59 @@ func BenchmarkChange(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkListeners says what a change costs to a Gateway that has 3,000
+// listeners of ListenerSets, each with a certificate and a route.
+func BenchmarkListeners(b *testing.B) {
+	const sets, each = 50, 60
+	tr := newTestTranslator()
+	tr.Set(&gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "edge"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: DefaultControllerName}})
+	tr.Set(&gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "infra", Name: "gw"}, Spec: gatewayv1.GatewaySpec{GatewayClassName: "edge",
+		Listeners:        []gatewayv1.Listener{{Name: "http", Port: 80, Protocol: gatewayv1.HTTPProtocolType}},
+		AllowedListeners: &gatewayv1.AllowedListeners{Namespaces: &gatewayv1.ListenerNamespaces{From: new(gatewayv1.NamespacesFromAll)}}}})
+	first := make([][]byte, 2)
+	second := make([][]byte, 2)
+	first[0], first[1] = issue(b, []string{"one.test"}, now.Add(-1), validUntil(b, ""))
+	second[0], second[1] = issue(b, []string{"two.test"}, now.Add(-1), validUntil(b, ""))
+	secret := func(name string, pair [][]byte) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "infra", Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": pair[0], "tls.key": pair[1]}}
+	}
+	for i := range sets {
+		s := &gatewayv1.ListenerSet{ObjectMeta: metav1.ObjectMeta{Namespace: "infra", Name: fmt.Sprintf("set-%d", i)},
+			Spec: gatewayv1.ListenerSetSpec{ParentRef: gatewayv1.ParentGatewayReference{Name: "gw"}}}
+		for j := range each {
+			name := fmt.Sprintf("l-%d-%d", i, j)
+			s.Spec.Listeners = append(s.Spec.Listeners, gatewayv1.ListenerEntry{Name: gatewayv1.SectionName(name), Port: 443, Protocol: gatewayv1.HTTPSProtocolType,
+				Hostname: new(gatewayv1.Hostname(name + ".test")), TLS: &gatewayv1.ListenerTLSConfig{CertificateRefs: []gatewayv1.SecretObjectReference{{Name: gatewayv1.ObjectName(name)}}}})
+			tr.Set(secret(name, first))
+			r := shopRoute(i*each+j, 1, "/")
+			r.Spec.Hostnames = nil
+			r.Spec.ParentRefs = []gatewayv1.ParentReference{{Kind: new(gatewayv1.Kind(kindListenerSet)), Name: gatewayv1.ObjectName(s.Name), SectionName: new(gatewayv1.SectionName(name))}}
+			tr.Set(r)
+		}
+		tr.Set(s)
+	}
+	cfg, _ := tr.Build()
+	applied, placed := failing(cfg), placedAll(tr)
+	tr.Statuses(applied, placed)
+	b.Run("certificate", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			i++
+			tr.Set(secret("l-7-7", [][][]byte{first, second}[i%2]))
+			if _, changed := tr.Build(); !changed {
+				b.Fatal("another certificate makes no other Config")
+			}
+		}
+	})
+	b.Run("statuses", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			i++
+			tr.Set(secret("l-7-7", [][][]byte{first, second}[i%2]))
+			tr.Build()
+			tr.Statuses(applied, placed)
+		}
+	})
 }

@@ -62,6 +62,7 @@ type Translator struct {
 
 	// What the next Build has to look at.
 	staleGateways  set[types.NamespacedName]
+	staleSecrets   set[types.NamespacedName]
 	staleRoutes    set[routeKey]
 	staleListeners set[*listener]
 	policiesStale  bool
@@ -111,6 +112,7 @@ func New(o Options) *Translator {
 		usedBy:         make(links[reference, types.NamespacedName]),
 		clusters:       newClusterUses(),
 		staleGateways:  make(set[types.NamespacedName]),
+		staleSecrets:   make(set[types.NamespacedName]),
 		staleRoutes:    make(set[routeKey]),
 		staleListeners: make(set[*listener]),
 		lastGood:       make(map[types.NamespacedName]*certificate),
@@ -123,6 +125,7 @@ func New(o Options) *Translator {
 // Config, and false, if nothing did that requests could tell.
 func (t *Translator) Build() (*ingress.Config, bool) {
 	t.takeBackendChanges()
+	t.renewCertificates()
 	for name := range t.staleGateways {
 		t.replan(name)
 	}
