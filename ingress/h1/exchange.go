@@ -106,7 +106,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.read(p)
-	return n, b.count(n, err)
+	return b.count(n, err)
 }
 
 // begin prepares for reading from the connection.
@@ -120,11 +120,12 @@ func (b *requestBody) begin() error {
 	return b.c.dl.armRead(b.c.s.bodyTimeout())
 }
 
-// count counts n bytes and notes err.
-func (b *requestBody) count(n int, err error) error {
+// count counts n bytes, of which none are beyond the limit, and notes err.
+func (b *requestBody) count(n int, err error) (int, error) {
 	total := b.n.Add(int64(n))
 	switch m := b.c.s.MaxBodyBytes; {
 	case m > 0 && total > m:
+		n = max(0, n-int(total-m))
 		err = &http.MaxBytesError{Limit: m}
 	case err == io.EOF && b.trailer != nil:
 		if b.ex.req.Trailer == nil {
@@ -140,7 +141,7 @@ func (b *requestBody) count(n int, err error) error {
 		err = errClientGone
 	}
 	b.err = err
-	return err
+	return n, err
 }
 
 // BytesRead is how many bytes of the body have been read so far.

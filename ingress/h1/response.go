@@ -26,6 +26,8 @@ const (
 	// side, so that all of it is one write.
 	chunkRoom   = 10
 	framingRoom = len("Transfer-Encoding: chunked\r\n\r\n") + chunkRoom
+	// maxChunk is the longest chunk: its size has chunkRoom.
+	maxChunk = 1 << 30
 	// tailRoom is what ends a chunk and a body.
 	tailRoom = len("\r\n0\r\n\r\n")
 )
@@ -319,6 +321,13 @@ func (w *response) send(last bool) error {
 // writeThrough writes p, which does not fit into the buffer, and what is buffered
 // before it.
 func (w *response) writeThrough(p []byte) error {
+	for len(p) > maxChunk {
+		if err := w.writeThrough(p[:maxChunk]); err != nil {
+			return err
+		}
+		p = p[maxChunk:]
+		w.hold()
+	}
 	if !w.c.tcp {
 		// One record of TLS at a time: fill the buffer.
 		for len(p) > 0 {

@@ -58,7 +58,7 @@ func (w *response) writeHead() {
 		case "Content-Length", "Transfer-Encoding":
 			continue
 		case "Connection":
-			if w.close {
+			if w.close && w.status != http.StatusSwitchingProtocols {
 				continue
 			}
 		case "Date":

@@ -58,18 +58,26 @@ func (w *watch) stop(x *requestContext) {
 }
 
 func (w *watch) look() {
+	if x := w.gone(); x != nil {
+		x.stop() // not under the lock, which Done takes
+	}
+}
+
+// gone returns the request whose client has gone; otherwise it looks again later.
+func (w *watch) gone() *requestContext {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cur == nil {
-		return
+	x := w.cur
+	if x == nil {
+		return nil
 	}
 	if peerClosed(w.raw) {
-		w.cur.stop()
 		w.cur = nil
-		return
+		return x
 	}
 	w.wait = min(2*w.wait, watchMost)
 	w.timer.Reset(w.wait)
+	return nil
 }
 
 // rawConn is the socket below c, or nil. It may be asked, and not read: the
