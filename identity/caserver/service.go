@@ -141,7 +141,7 @@ func bearerToken(ctx context.Context) (string, error) {
 // wanted reads the identity that a request is for.
 func (s *Server) wanted(text string) (spiffeid.ID, error) {
 	if text == "" {
-		return spiffeid.ID{}, Refuse(ReasonRequest, "the metadata names no ImpersonatedIdentity; node agents alone are served")
+		return spiffeid.ID{}, Refuse(ReasonRequest, "the metadata names no ImpersonatedIdentity: whose certificate is wanted must be said")
 	}
 	id, err := spiffeid.FromString(text)
 	if err != nil {

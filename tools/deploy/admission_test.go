@@ -7,6 +7,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/admission"
@@ -30,16 +31,20 @@ type variable struct{ expression }
 
 func (variable) ReturnTypes() []*celgo.Type { return []*celgo.Type{celgo.AnyType, celgo.DynType} }
 
-// The policy as an API server evaluates it: what an agent may write, and that
-// nobody else is concerned.
-func TestAgentAnnotatesItsOwnPodsOnly(t *testing.T) {
-	policy := get[*admissionv1.ValidatingAdmissionPolicy](t, kustomize(t, "overlays/default"), "ValidatingAdmissionPolicy adit-agent")
-	binding := get[*admissionv1.ValidatingAdmissionPolicyBinding](t, kustomize(t, "overlays/default"), "ValidatingAdmissionPolicyBinding adit-agent")
+// judge evaluates a policy as an API server does.
+type judge struct {
+	compiler     *cel.CompositedCompiler
+	match, valid []cel.ExpressionAccessor
+}
+
+func newJudge(t *testing.T, all objects, name string) *judge {
+	t.Helper()
+	policy := get[*admissionv1.ValidatingAdmissionPolicy](t, all, "ValidatingAdmissionPolicy "+name)
+	binding := get[*admissionv1.ValidatingAdmissionPolicyBinding](t, all, "ValidatingAdmissionPolicyBinding "+name)
 	if *policy.Spec.FailurePolicy != admissionv1.Fail || binding.Spec.PolicyName != policy.Name ||
 		len(binding.Spec.ValidationActions) != 1 || binding.Spec.ValidationActions[0] != admissionv1.Deny {
 		t.Fatal("the policy denies nothing")
 	}
-
 	compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(oldest))
 	if err != nil {
 		t.Fatal(err)
@@ -49,14 +54,45 @@ func TestAgentAnnotatesItsOwnPodsOnly(t *testing.T) {
 			t.Fatalf("variable %s: %v", v.Name, r.Error)
 		}
 	}
-	var match, valid []cel.ExpressionAccessor
+	j := &judge{compiler: compiler}
 	for _, c := range policy.Spec.MatchConditions {
-		match = append(match, expression{c.Name, c.Expression})
+		j.match = append(j.match, expression{c.Name, c.Expression})
 	}
 	for _, v := range policy.Spec.Validations {
-		valid = append(valid, expression{v.Message, v.Expression})
+		j.valid = append(j.valid, expression{v.Message, v.Expression})
 	}
+	return j
+}
 
+// allows says whether a request passes: it is none of the policy's, or valid.
+// before and after are nil where there is none.
+func (j *judge) allows(t *testing.T, attr admission.Attributes, before, after runtime.Object) bool {
+	t.Helper()
+	evaluate := func(expressions []cel.ExpressionAccessor) bool {
+		request := cel.CreateAdmissionRequest(attr, meta.GroupVersionResource(attr.GetResource()), meta.GroupVersionKind(attr.GetKind()))
+		compiled := j.compiler.CompileCondition(expressions, cel.OptionalVariableDeclarations{}, environment.NewExpressions)
+		results, _, err := compiled.ForInput(t.Context(),
+			&admission.VersionedAttributes{Attributes: attr, VersionedObject: after, VersionedOldObject: before, VersionedKind: attr.GetKind()},
+			request, cel.OptionalVariableBindings{}, nil, apiservercel.RuntimeCELCostBudget)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range results {
+			if r.Error != nil {
+				t.Fatalf("%s: %v", r.ExpressionAccessor.GetExpression(), r.Error)
+			}
+			if r.EvalResult.Value() != true {
+				return false
+			}
+		}
+		return true
+	}
+	return !evaluate(j.match) || evaluate(j.valid)
+}
+
+// What an agent may write, and that nobody else is concerned.
+func TestAgentAnnotatesItsOwnPodsOnly(t *testing.T) {
+	policy := newJudge(t, kustomize(t, "overlays/default"), "adit-agent")
 	agent := &user.DefaultInfo{Name: "system:serviceaccount:adit-system:adit-agent",
 		Extra: map[string][]string{"authentication.kubernetes.io/node-name": {"node-a"}}}
 	for _, c := range []struct {
@@ -96,31 +132,11 @@ func TestAgentAnnotatesItsOwnPodsOnly(t *testing.T) {
 			}
 			after := before.DeepCopy()
 			c.change(before, after)
-			evaluate := func(expressions []cel.ExpressionAccessor) bool {
-				t.Helper()
-				gvk := schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
-				gvr := schema.GroupVersionResource{Version: "v1", Resource: "pods"}
-				attr := admission.NewAttributesRecord(after, before, gvk, "shop", "cart", gvr, "status",
-					admission.Update, &meta.UpdateOptions{}, false, c.who)
-				request := cel.CreateAdmissionRequest(attr, meta.GroupVersionResource(gvr), meta.GroupVersionKind(gvk))
-				compiled := compiler.CompileCondition(expressions, cel.OptionalVariableDeclarations{}, environment.NewExpressions)
-				results, _, err := compiled.ForInput(t.Context(),
-					&admission.VersionedAttributes{Attributes: attr, VersionedObject: after, VersionedOldObject: before, VersionedKind: gvk},
-					request, cel.OptionalVariableBindings{}, nil, apiservercel.RuntimeCELCostBudget)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, r := range results {
-					if r.Error != nil {
-						t.Fatalf("%s: %v", r.ExpressionAccessor.GetExpression(), r.Error)
-					}
-					if r.EvalResult.Value() != true {
-						return false
-					}
-				}
-				return true
-			}
-			if got := !evaluate(match) || evaluate(valid); got != c.want {
+			gvk := schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
+			gvr := schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+			attr := admission.NewAttributesRecord(after, before, gvk, "shop", "cart", gvr, "status",
+				admission.Update, &meta.UpdateOptions{}, false, c.who)
+			if got := policy.allows(t, attr, before, after); got != c.want {
 				t.Errorf("allowed: %v, want %v", got, c.want)
 			}
 		})

@@ -19,6 +19,8 @@ func TestChartRendersTheOverlays(t *testing.T) {
 	}{
 		{"overlays/default", nil},
 		{"overlays/monitoring", map[string]any{"monitoring": map[string]any{"enabled": true}}},
+		{"overlays/ingress", map[string]any{"ingress": map[string]any{"enabled": true}}},
+		{"overlays/ingress-monitoring", map[string]any{"ingress": map[string]any{"enabled": true}, "monitoring": map[string]any{"enabled": true}}},
 		{"examples/issuer", map[string]any{"ca": map[string]any{"issuerSecret": "cacerts"}}},
 	} {
 		t.Run(c.overlay, func(t *testing.T) {
@@ -43,6 +45,8 @@ func comparable(t *testing.T, o runtime.Object) runtime.Object {
 	o = o.DeepCopyObject()
 	switch o := o.(type) {
 	case *apps.DaemonSet:
+		delete(o.Spec.Template.Annotations, "checksum/config")
+	case *apps.Deployment:
 		delete(o.Spec.Template.Annotations, "checksum/config")
 	case *core.ConfigMap:
 		for name, text := range o.Data {
@@ -72,6 +76,7 @@ func TestChartFollowsItsValues(t *testing.T) {
 			},
 		},
 		"ca":         map[string]any{"replicas": 3},
+		"ingress":    map[string]any{"enabled": true, "replicas": 4, "className": "edge", "separateUDPService": true, "drainSeconds": 90},
 		"monitoring": map[string]any{"enabled": true, "labels": map[string]any{"release": "prometheus"}},
 	}})
 	for key, o := range all {
@@ -110,7 +115,17 @@ func TestChartFollowsItsValues(t *testing.T) {
 	if n := *get[*apps.Deployment](t, all, "Deployment mesh/adit-ca").Spec.Replicas; n != 3 {
 		t.Errorf("%d replicas of the CA, want 3", n)
 	}
-	for _, name := range []string{"adit-agent", "adit-ca"} {
+	edge := get[*apps.Deployment](t, all, "Deployment mesh/adit-ingress").Spec
+	if *edge.Replicas != 4 || *edge.Template.Spec.TerminationGracePeriodSeconds != 120 {
+		t.Errorf("%d replicas of the edge that are killed after %d s", *edge.Replicas, *edge.Template.Spec.TerminationGracePeriodSeconds)
+	}
+	if text := get[*core.ConfigMap](t, all, "ConfigMap mesh/adit-ingress").Data["ingress.yaml"]; !strings.Contains(text, "separateUDPService: true") || !strings.Contains(text, "drainTimeout: 90s") {
+		t.Errorf("ingress.yaml is\n%s", text)
+	}
+	if all["GatewayClass edge"] == nil {
+		t.Error("the class is not called edge")
+	}
+	for _, name := range []string{"adit-agent", "adit-ca", "adit-ingress"} {
 		if s := get[*core.ServiceAccount](t, all, "ServiceAccount mesh/"+name).ImagePullSecrets; len(s) != 1 || s[0].Name != "registry" {
 			t.Errorf("%s pulls with %v", name, s)
 		}

@@ -19,7 +19,8 @@ import (
 // Whatever can be applied is known to the API, to the last field.
 func TestEveryManifestIsStrict(t *testing.T) {
 	for _, dir := range []string{
-		"base/agent", "base/ca", "overlays/default", "overlays/monitoring", "examples/kubernetes", "examples/k3s", "examples/issuer",
+		"base/agent", "base/ca", "base/ingress", "base/gatewayclass", "overlays/default", "overlays/monitoring", "overlays/ingress", "overlays/ingress-monitoring",
+		"examples/kubernetes", "examples/k3s", "examples/issuer",
 	} {
 		t.Run(dir, func(t *testing.T) {
 			if len(kustomize(t, dir)) == 0 {

@@ -67,12 +67,87 @@ var permissions = map[string]map[string]string{
 		"adit-ca-root configmaps watch":  "identity/cakube: somebody else changed the bundle",
 		"adit-ca-root configmaps update": "identity/cakube: publishes the bundle",
 	},
+	"ingress": {
+		"gatewayclasses.gateway.networking.k8s.io get":              "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"gatewayclasses.gateway.networking.k8s.io list":             "ingress/kube: what is served",
+		"gatewayclasses.gateway.networking.k8s.io watch":            "ingress/kube: what is served",
+		"gatewayclasses/status.gateway.networking.k8s.io patch":     "ingress/kube: what became of it",
+		"gateways.gateway.networking.k8s.io get":                    "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"gateways.gateway.networking.k8s.io list":                   "ingress/kube: what is served",
+		"gateways.gateway.networking.k8s.io watch":                  "ingress/kube: what is served",
+		"gateways/status.gateway.networking.k8s.io patch":           "ingress/kube: what became of it",
+		"listenersets.gateway.networking.k8s.io get":                "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"listenersets.gateway.networking.k8s.io list":               "ingress/kube: what is served",
+		"listenersets.gateway.networking.k8s.io watch":              "ingress/kube: what is served",
+		"listenersets/status.gateway.networking.k8s.io patch":       "ingress/kube: what became of it",
+		"httproutes.gateway.networking.k8s.io get":                  "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"httproutes.gateway.networking.k8s.io list":                 "ingress/kube: what is served",
+		"httproutes.gateway.networking.k8s.io watch":                "ingress/kube: what is served",
+		"httproutes/status.gateway.networking.k8s.io patch":         "ingress/kube: what became of it",
+		"grpcroutes.gateway.networking.k8s.io get":                  "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"grpcroutes.gateway.networking.k8s.io list":                 "ingress/kube: what is served",
+		"grpcroutes.gateway.networking.k8s.io watch":                "ingress/kube: what is served",
+		"grpcroutes/status.gateway.networking.k8s.io patch":         "ingress/kube: what became of it",
+		"tlsroutes.gateway.networking.k8s.io get":                   "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"tlsroutes.gateway.networking.k8s.io list":                  "ingress/kube: what is served",
+		"tlsroutes.gateway.networking.k8s.io watch":                 "ingress/kube: what is served",
+		"tlsroutes/status.gateway.networking.k8s.io patch":          "ingress/kube: what became of it",
+		"tcproutes.gateway.networking.k8s.io get":                   "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"tcproutes.gateway.networking.k8s.io list":                  "ingress/kube: what is served",
+		"tcproutes.gateway.networking.k8s.io watch":                 "ingress/kube: what is served",
+		"tcproutes/status.gateway.networking.k8s.io patch":          "ingress/kube: what became of it",
+		"udproutes.gateway.networking.k8s.io get":                   "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"udproutes.gateway.networking.k8s.io list":                  "ingress/kube: what is served",
+		"udproutes.gateway.networking.k8s.io watch":                 "ingress/kube: what is served",
+		"udproutes/status.gateway.networking.k8s.io patch":          "ingress/kube: what became of it",
+		"backendtlspolicies.gateway.networking.k8s.io get":          "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"backendtlspolicies.gateway.networking.k8s.io list":         "ingress/kube: what is served",
+		"backendtlspolicies.gateway.networking.k8s.io watch":        "ingress/kube: what is served",
+		"backendtlspolicies/status.gateway.networking.k8s.io patch": "ingress/kube: what became of it",
+		"referencegrants.gateway.networking.k8s.io list":            "ingress/kube: who may refer to whom",
+		"referencegrants.gateway.networking.k8s.io watch":           "ingress/kube: who may refer to whom",
+		"clienttrafficpolicies.gateway.envoyproxy.io get":           "ingress/kube: an object whose status somebody else has changed meanwhile",
+		"clienttrafficpolicies.gateway.envoyproxy.io list":          "ingress/kube: HTTP/3",
+		"clienttrafficpolicies.gateway.envoyproxy.io watch":         "ingress/kube: HTTP/3",
+		"clienttrafficpolicies/status.gateway.envoyproxy.io patch":  "ingress/kube: what of it is not honoured",
+		"customresourcedefinitions.apiextensions.k8s.io list":       "ingress/kube: which version of Gateway API is installed",
+		"secrets list":                                 "ingress/kube: certificates",
+		"configmaps list":                              "ingress/kube: CAs that Gateways and policies name; agent/kube: Bundle",
+		"namespaces list":                              "ingress/kube: which routes a listener lets in; agent/kube: the world",
+		"endpointslices.discovery.k8s.io list":         "ingress/kube: backends; agent/kube: the world",
+		"services list":                                "ingress/kube: backends, and the Services of Gateways; agent/kube: the world",
+		"pods list":                                    "agent/kube: which backends are in the mesh",
+		"nodes list":                                   "agent/kube: which backends are in the mesh",
+		"runtimeclasses.node.k8s.io list":              "agent/kube: which backends are in the mesh",
+		"peerauthentications.security.istio.io list":   "agent/kube: which backends are in the mesh",
+		"authorizationpolicies.security.istio.io list": "agent/kube: which backends are in the mesh",
+		"customresourcedefinitions.apiextensions.k8s.io watch": "ingress/kube: which version of Gateway API is installed",
+		"secrets watch":                                 "ingress/kube: certificates",
+		"configmaps watch":                              "ingress/kube: CAs that Gateways and policies name; agent/kube: Bundle",
+		"namespaces watch":                              "ingress/kube: which routes a listener lets in; agent/kube: the world",
+		"endpointslices.discovery.k8s.io watch":         "ingress/kube: backends; agent/kube: the world",
+		"services watch":                                "ingress/kube: backends, and the Services of Gateways; agent/kube: the world",
+		"pods watch":                                    "agent/kube: which backends are in the mesh",
+		"nodes watch":                                   "agent/kube: which backends are in the mesh",
+		"runtimeclasses.node.k8s.io watch":              "agent/kube: which backends are in the mesh",
+		"peerauthentications.security.istio.io watch":   "agent/kube: which backends are in the mesh",
+		"authorizationpolicies.security.istio.io watch": "agent/kube: which backends are in the mesh",
+		"services get":                                  "ingress/kube: whether a name is somebody else's",
+		"services create":                               "ingress/kube: a Service for each Gateway",
+		"services patch":                                "ingress/kube: a Service for each Gateway",
+		"services delete":                               "ingress/kube: a Service whose Gateway is gone",
+	},
+	"ingress own": {
+		"leases.coordination.k8s.io create":              "ingress/kube: the election of who writes",
+		"adit-gateway leases.coordination.k8s.io get":    "ingress/kube: the election of who writes",
+		"adit-gateway leases.coordination.k8s.io update": "ingress/kube: the election of who writes",
+	},
 }
 
 func TestPermissionsHaveReasons(t *testing.T) {
-	all := kustomize(t, "overlays/default")
+	all := kustomize(t, "overlays/ingress")
 	got := make(map[string]map[string]string)
-	for _, component := range []string{"agent", "ca"} {
+	for _, component := range []string{"agent", "ca", "ingress"} {
 		name := "adit-" + component
 		got[component] = granted(get[*rbac.ClusterRole](t, all, "ClusterRole "+name).Rules)
 		got[component+" own"] = granted(get[*rbac.Role](t, all, "Role adit-system/"+name).Rules)
@@ -97,7 +172,7 @@ func TestPermissionsHaveReasons(t *testing.T) {
 	for key, o := range all {
 		switch o.(type) {
 		case *rbac.Role, *rbac.ClusterRole:
-			if !strings.HasSuffix(key, "adit-agent") && !strings.HasSuffix(key, "adit-ca") {
+			if !strings.HasSuffix(key, "adit-agent") && !strings.HasSuffix(key, "adit-ca") && !strings.HasSuffix(key, "adit-ingress") {
 				t.Errorf("%s is not in the table of permissions", key)
 			}
 		}
