@@ -154,7 +154,7 @@ func FuzzChunked(f *testing.F) {
 	f.Add([]byte("5;a=b\r\nhello\r\nA\r\n0123456789\r\n00\r\nX: y\r\n\r\nmore"), uint16(3), uint16(7))
 	f.Add([]byte("fffffffffffffff\r\nhello"), uint16(100), uint16(100))
 	f.Fuzz(func(t *testing.T, in []byte, piece, size uint16) {
-		read := func(piece, size int) (string, error, int) {
+		read := func(piece, size int) (string, int, error) {
 			c := &memConn{in: in, piece: piece}
 			var r reader
 			r.init(c)
@@ -167,12 +167,12 @@ func FuzzChunked(f *testing.F) {
 				n, err := b.read(p)
 				got.Write(p[:n])
 				if err != nil {
-					return got.String(), err, len(c.in) + r.buffered()
+					return got.String(), len(c.in) + r.buffered(), err
 				}
 			}
 		}
-		got, err, left := read(int(piece)+1, int(size)+1)
-		all, allErr, allLeft := read(1<<20, 1<<16)
+		got, left, err := read(int(piece)+1, int(size)+1)
+		all, allLeft, allErr := read(1<<20, 1<<16)
 		if got != all || (err == io.EOF) != (allErr == io.EOF) || err == io.EOF && left != allLeft {
 			t.Errorf("in pieces %q, %v, %d left; at once %q, %v, %d left", got, err, left, all, allErr, allLeft)
 		}
