@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -134,6 +135,9 @@ type attemptBody struct {
 	b    *clientBody
 	off  int64
 	over atomic.Bool
+	// from is the client's request, to the attempt's, for the trailers of which
+	// some servers make another map when the body is at its end.
+	from, to *http.Request
 }
 
 func (a *attemptBody) Read(p []byte) (int, error) {
@@ -142,6 +146,13 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	}
 	n, err := a.b.read(p, a.off)
 	a.off += int64(n)
+	if err == io.EOF && a.to.Trailer != nil {
+		for name, v := range a.from.Trailer {
+			if !forbiddenTrailer(name) {
+				a.to.Trailer[name] = v
+			}
+		}
+	}
 	return n, err
 }
 
@@ -158,6 +169,45 @@ func (a *attemptBody) Buffered() int {
 		return src.Buffered()
 	}
 	return 0
+}
+
+// spliceable is a body that the kernel can move from socket to socket, as
+// ingress/h1 has it.
+type spliceable interface {
+	CanSplice() bool
+	SpliceTo(dst *net.TCPConn, most int64) (int64, error)
+}
+
+// CanSplice says that the body need not be seen here: nobody wants a copy, and the
+// next bytes lie in the client's socket.
+func (a *attemptBody) CanSplice() bool {
+	src, ok := a.b.src.(spliceable)
+	return ok && !a.over.Load() && a.b.unseen(a.off) && src.CanSplice()
+}
+
+// SpliceTo moves a part of the body to dst.
+func (a *attemptBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
+	b := a.b
+	src, ok := b.src.(spliceable)
+	if !ok || a.over.Load() {
+		return 0, nil
+	}
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if !b.unseen(a.off) {
+		return 0, nil
+	}
+	n, err := src.SpliceTo(dst, most)
+	a.off += n
+	b.received.Add(n)
+	return n, err
+}
+
+// unseen says that what comes after off has to be neither kept nor copied.
+func (b *clientBody) unseen(off int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.keep && len(b.kept) == 0 && len(b.tees) == 0 && b.err == nil && off == b.received.Load()
 }
 
 func (a *attemptBody) Close() error {

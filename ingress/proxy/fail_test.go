@@ -93,7 +93,7 @@ func TestDefaultTimeoutCountsFromTheEndOfTheUpload(t *testing.T) {
 	d := &deadline{ctx: ended, cause: errHeaderTimeout}
 	b := &clientBody{src: strings.NewReader("upload")}
 	b.begin(func() { d.start(time.Millisecond) })
-	a := &attemptBody{b: b}
+	a := &attemptBody{b: b, from: new(http.Request), to: new(http.Request)}
 	buf := make([]byte, 6)
 	if _, err := io.ReadFull(a, buf); err != nil || d.timer != nil {
 		t.Fatalf("the time runs before the upload is over (%v)", err)

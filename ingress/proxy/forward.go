@@ -112,7 +112,8 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 			sent = func() { a.header.start(lim.header) }
 		}
 		t.body.begin(sent)
-		a.body.b = t.body
+		a.body.b, a.body.from, a.body.to = t.body, t.r, &a.req
+		a.req.Trailer = announced(t.r.Trailer)
 		a.req.Body = &a.body
 	case lim.header > 0:
 		a.header.start(lim.header)
@@ -131,6 +132,20 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	t.x.ResponseTime = now.Sub(t.x.Start)
 	a.header.stop()
 	return res, nil
+}
+
+// announced returns the trailers that are to come, without those that must not.
+func announced(trailer http.Header) http.Header {
+	if len(trailer) == 0 {
+		return nil
+	}
+	own := make(http.Header, len(trailer))
+	for name := range trailer {
+		if !forbiddenTrailer(name) {
+			own[name] = nil
+		}
+	}
+	return own
 }
 
 // end lets go of the attempt: what is still under way is reset.

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/adit-mesh/adit/ingress/upstream"
 )
 
 const copyBuffer = 32 << 10
@@ -50,6 +48,9 @@ func (t *transaction) answerHeader(a *attempt, res *http.Response) (stream bool)
 		if !isHopByHop(name) {
 			h[name] = v
 		}
+	}
+	if _, ok := h["Content-Type"]; !ok && t.r.ProtoMajor > 1 {
+		h["Content-Type"] = nil // or the server would guess one
 	}
 	switch {
 	case !t.hasAnswerBody(res.StatusCode):
@@ -148,21 +149,15 @@ func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, strea
 	}
 }
 
+// copyAtOnce leaves the copying to the writer. If that cannot write, it ends the
+// request's context, so that tells whose the error is.
 func (t *transaction) copyAtOnce(a *attempt, own ownWriter, body io.Reader) bool {
 	_, err := own.ReadFrom(body)
 	t.x.Sent += own.Written()
-	var ue *upstream.Error
-	switch {
-	case err == nil:
-		return true
-	case errors.As(err, &ue):
+	if err != nil {
 		t.cut(a, err)
-	default:
-		t.x.Detail = "answer: " + err.Error()
-		t.clientGone()
-		t.torn = true
 	}
-	return false
+	return err == nil
 }
 
 // cut notes why an answer ended before its end. The client must not take it for a

@@ -395,6 +395,54 @@ func TestTrailersBothWays(t *testing.T) {
 	}
 }
 
+func TestTrailersOfServersThatReplaceTheMap(t *testing.T) {
+	// As quic-go's does.
+	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, r.Trailer.Get("X-Sum")+r.Trailer.Get("Content-Length"))
+	})), toA())
+	r := httptest.NewRequest("POST", "/", nil)
+	r.ProtoMajor, r.ContentLength = 3, -1
+	r.Trailer = http.Header{"X-Sum": nil, "Content-Length": nil}
+	r.Body = io.NopCloser(&atEnd{strings.NewReader("body"), func() { r.Trailer = http.Header{"X-Sum": {"1"}, "Content-Length": {"2"}} }})
+	w := httptest.NewRecorder()
+	e.serve(w, r)
+	if w.Code != 200 || w.Body.String() != "1" {
+		t.Errorf("%d, backend saw trailer %q", w.Code, w.Body)
+	}
+}
+
+type atEnd struct {
+	io.Reader
+	f func()
+}
+
+func (a *atEnd) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if err == io.EOF {
+		a.f()
+	}
+	return n, err
+}
+
+func TestNoContentTypeIsMadeUp(t *testing.T) {
+	e := newEdge(t, one(rawBackend(t, func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")
+	})), toA())
+	c := e.serveTLS()
+	for _, url := range []string{e.url, e.h2url} {
+		res, err := c.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.Header["Content-Type"] != nil {
+			t.Errorf("%s: %v", res.Proto, res.Header)
+		}
+	}
+}
+
 func TestInterimAnswersArePassedOn(t *testing.T) {
 	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</style.css>; rel=preload")
