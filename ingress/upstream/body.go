@@ -2,8 +2,11 @@ package upstream
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/adit-mesh/adit/ingress/h1"
 )
 
 // sendBody is the body of a request, and knows whether it can be sent again.
@@ -41,21 +44,28 @@ func (b *sendBody) failure() error {
 // use is a request's hold on a connection, until the answer's body has been read or
 // closed.
 type use struct {
-	x     exchange
-	one   *conn1 // or
-	two   *conn2
-	ended atomic.Bool
+	x       exchange
+	one     *conn1 // or
+	two     *conn2
+	ended   atomic.Bool
+	closing atomic.Bool // Close has been called
 }
 
-func (u *use) end() {
+// end gives the connection back.
+func (u *use) end(closed bool) {
 	if u.ended.Swap(true) {
 		return
 	}
-	u.x.host.peer.active.Add(-1)
-	if u.one != nil {
-		u.x.host.peer.put1(u.one)
-	} else {
-		u.x.host.peer.put2(u.two)
+	p := u.x.host.peer
+	p.active.Add(-1)
+	switch {
+	case u.two != nil:
+		p.put2(u.two)
+	case u.closing.Load() && !closed:
+		// Close, in another goroutine, may be about to cut the connection.
+		u.one.close()
+	default:
+		p.put1(u.one)
 	}
 }
 
@@ -79,24 +89,50 @@ func (b *answerBody) Read(p []byte) (int, error) {
 			err = b.broken(err)
 		}
 		b.last = err
-		b.end()
+		b.end(false)
+	}
+	return n, err
+}
+
+// CanSplice and SpliceTo make the body one that ingress/h1 lets the kernel move.
+func (b *answerBody) CanSplice() bool {
+	s, ok := b.rc.(h1.Spliceable)
+	return ok && !b.ended.Load() && s.CanSplice()
+}
+
+// SpliceTo is that of h1.Spliceable.
+func (b *answerBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
+	s, ok := b.rc.(h1.Spliceable)
+	if !ok || b.ended.Load() {
+		return 0, nil
+	}
+	n, err := s.SpliceTo(dst, most)
+	if err == io.EOF {
+		return n, nil // Read tells
+	}
+	if err != nil {
+		err = b.broken(err)
+		b.last = err
+		b.end(false)
 	}
 	return n, err
 }
 
 func (b *answerBody) broken(err error) error {
 	if b.one != nil {
-		return b.x.error1(err, false)
+		return b.x.error1(err)
 	}
 	return b.x.error2(err, nil)
 }
 
+// Close may be called while another goroutine reads.
 func (b *answerBody) Close() error {
+	b.closing.Store(true)
 	if b.ended.Load() {
 		return nil
 	}
 	err := b.rc.Close()
-	b.end()
+	b.end(true)
 	return err
 }
 

@@ -39,6 +39,9 @@ func (h *Host) Endpoint() Endpoint { return h.endpoint }
 // String is its address, or its name, with the port.
 func (h *Host) String() string { return h.peer.name }
 
+// InMesh says whether the last connection to it was over HBONE.
+func (h *Host) InMesh() bool { return h.peer.meshed.Load() }
+
 // Hold counts a stream that the caller carries, so that the next ones choose
 // other endpoints. It is called once per stream, and so is what it returns, at
 // the stream's end.
@@ -54,19 +57,15 @@ func (c *Cluster) Key() string { return c.key }
 func (c *Cluster) Config() *Config { return c.members.Load().cfg }
 
 // replaceLocked makes cfg the cluster's, with Set.mu held. Hosts that it had
-// before stay the same values. Peers that nobody refers to any more are appended
-// to left.
-func (c *Cluster) replaceLocked(cfg *Config, left []*peer) []*peer {
+// before stay the same values. It returns what the cluster was, if it was anything.
+func (c *Cluster) replaceLocked(cfg *Config) *members {
 	old := c.members.Load()
-	if old == nil {
-		old = &members{cfg: &Config{}}
-	}
 	m := &members{cfg: cfg}
 	if cfg.TLS != nil {
 		m.profile = c.set.profiles.acquire(cfg.TLS)
 	}
-	byEndpoint := make(map[Endpoint]*Host, len(old.hosts))
-	if old.profile == m.profile {
+	byEndpoint := make(map[Endpoint]*Host)
+	if old != nil && old.profile == m.profile {
 		for _, h := range old.hosts {
 			byEndpoint[h.endpoint] = h
 		}
@@ -89,24 +88,7 @@ func (c *Cluster) replaceLocked(cfg *Config, left []*peer) []*peer {
 	m.arrange(c.set.cfg.Zone, c.set.cfg.Node)
 	c.members.Store(m)
 	c.set.totals.applied.Add(1)
-	return c.set.dropLocked(old, left)
-}
-
-// removeLocked releases what the cluster refers to, with Set.mu held. Whoever
-// still holds the cluster can use it: its peers are made to end with the last
-// request.
-func (c *Cluster) removeLocked(left []*peer) []*peer {
-	return c.set.dropLocked(c.members.Load(), left)
-}
-
-func (s *Set) dropLocked(m *members, left []*peer) []*peer {
-	for _, h := range m.hosts {
-		left = s.releaseLocked(h.peer, left)
-	}
-	if m.profile != nil {
-		s.profiles.release(m.profile)
-	}
-	return left
+	return old
 }
 
 // arrange puts the hosts that are nearest first.

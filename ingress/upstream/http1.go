@@ -17,7 +17,10 @@ func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 		c, err := p.take1(x.ctx, x.timeout, fresh)
 		if err != nil {
 			e := connectError(x.ctx, x.host, err)
-			e.BodyRead = out != req
+			if out != req {
+				out.Body.Close()
+				e.BodyRead = true
+			}
 			return nil, e
 		}
 		used := c.used
@@ -27,8 +30,8 @@ func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 			return resp, nil
 		}
 		c.close()
-		e := x.error1(err, bodyOf(req) != nil)
-		e.BodyRead = e.BodyRead || out != req
+		e := x.error1(err)
+		e.BodyRead = out != req || readsBody(req, e)
 		if !used || fresh || e.Kind != Closed || e.Processed && !idempotent(req.Method) {
 			return nil, e
 		}
@@ -82,13 +85,11 @@ func (x *exchange) hold1(resp *http.Response, c *conn1) {
 }
 
 // error1 tells what an error of h1 means for the request.
-func (x *exchange) error1(err error, hasBody bool) *Error {
+func (x *exchange) error1(err error) *Error {
 	e := &Error{Kind: Closed, Host: x.host, Err: err}
 	var ce *h1.ClientError
 	if errors.As(err, &ce) {
 		e.Sent, e.Err = ce.Wrote, ce.Err
-		// What is short enough is read before anything is written.
-		e.BodyRead = hasBody
 	}
 	e.Processed = e.Sent
 	var body *h1.BodyError
@@ -109,6 +110,18 @@ func (x *exchange) error1(err error, hasBody bool) *Error {
 		e.Err = fmt.Errorf("the backend closed the connection before it answered: %w", e.Err)
 	}
 	return e
+}
+
+// readsBody says whether the body of a request that failed has been read from.
+func readsBody(req *http.Request, e *Error) bool {
+	switch {
+	case bodyOf(req) == nil, e.Kind == BadRequest:
+		return false
+	case e.Sent, e.Kind == RequestBody:
+		return true
+	}
+	// One that is short is read before anything is written.
+	return req.ContentLength > 0
 }
 
 // cannotBeWritten says whether h1 refused to write the request.

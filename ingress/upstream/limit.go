@@ -18,41 +18,51 @@ type waiter struct{ woken chan struct{} }
 // x/net/http2 frees a stream a moment after its answer's end has been read.
 const pollTime = 5 * time.Millisecond
 
-// slot counts one more connection, if there may be one. It is called with p.mu
-// held, and holds it when it returns.
+// slotLocked counts one more connection, if there may be one. It is called with
+// p.mu held, and holds it when it returns.
 func (p *peer) slotLocked() (bool, error) {
 	if p.open >= p.set.cfg.MaxConns {
 		return false, nil
 	}
-	if !p.retired {
-		p.open++
-		return true, nil
-	}
-	p.mu.Unlock()
-	ok := p.set.recall(p)
-	p.mu.Lock()
-	if !ok {
-		return false, ErrClosed
-	}
-	return true, nil
+	return true, p.countLocked(&p.open)
 }
 
-// releaseSlot is the reverse of slot where no connection came of it.
+// countLocked counts one more in n, which is p.open or p.dials. It may give p.mu
+// back meanwhile. The error is ErrClosed.
+func (p *peer) countLocked(n *int) error {
+	if !p.retired {
+		*n++
+		return nil
+	}
+	p.mu.Unlock()
+	ok := p.set.recall(p, n)
+	p.mu.Lock()
+	if !ok {
+		return ErrClosed
+	}
+	return nil
+}
+
+// releaseSlot is the reverse of slotLocked where no connection came of it.
 func (p *peer) releaseSlot() {
 	p.mu.Lock()
 	p.releaseLocked()
 }
 
+// spokenForLocked says whether what is free is for those who waited longer.
+func (p *peer) spokenForLocked() bool {
+	return p.woken > 0 && len(p.idle)+p.set.cfg.MaxConns-p.open <= p.woken
+}
+
 // waitLocked waits until something becomes free, or for poll if that is not zero.
-// It is called with p.mu held, and gives it back. w is where the request stands in
-// the queue, nil at first; it keeps its place when it comes again.
+// It is called with p.mu held, and holds it when it returns. w is where the request
+// stands in the queue, nil at first; it keeps its place when it comes again.
 func (p *peer) waitLocked(ctx context.Context, w *waiter, limit <-chan time.Time, poll time.Duration) (*waiter, error) {
 	switch {
 	case w != nil:
 		w.woken = make(chan struct{})
 		p.queue = slices.Insert(p.queue, 0, w)
 	case len(p.queue) >= p.set.cfg.MaxPending:
-		p.mu.Unlock()
 		p.set.totals.overflows.Add(1)
 		return nil, fmt.Errorf("%w, and %d requests wait already", errOverflow, p.set.cfg.MaxPending)
 	default:
@@ -71,7 +81,6 @@ func (p *peer) waitLocked(ctx context.Context, w *waiter, limit <-chan time.Time
 	var err error
 	select {
 	case <-woken:
-		return w, nil
 	case <-tick:
 	case <-limit:
 		p.set.totals.overflows.Add(1)
@@ -82,10 +91,12 @@ func (p *peer) waitLocked(ctx context.Context, w *waiter, limit <-chan time.Time
 	p.mu.Lock()
 	if i := slices.Index(p.queue, w); i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
-	} else if err != nil {
+		return w, err
+	}
+	p.woken--
+	if err != nil {
 		p.wakeLocked() // woken in vain: the next one shall have it
 	}
-	p.mu.Unlock()
 	return w, err
 }
 
@@ -96,5 +107,6 @@ func (p *peer) wakeLocked() {
 	}
 	w := p.queue[0]
 	p.queue = slices.Delete(p.queue, 0, 1)
+	p.woken++
 	close(w.woken)
 }

@@ -3,8 +3,10 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,6 +48,41 @@ func TestMaxConns(t *testing.T) {
 		if st := c.Status().Endpoints[0]; st.Connections > 3 || st.Active != 0 {
 			t.Errorf("%v: %+v", proto, st)
 		}
+	}
+}
+
+// Those who wait longer come first, however many come later.
+func TestWaitersAreServedInTurn(t *testing.T) {
+	const waiters = 20
+	var order []string // of requests, one at a time
+	gate := make(chan struct{})
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		order = append(order, r.URL.Path)
+		<-gate
+	})
+	s := newSet(t, SetConfig{MaxConns: 1})
+	c := one(t, s, Config{Endpoints: []Endpoint{at(t, srv.URL)}})
+	p := c.members.Load().hosts[0].peer
+	var want []string
+	var wg sync.WaitGroup
+	for i := range waiters {
+		path := fmt.Sprintf("/%d", i)
+		want = append(want, path)
+		wg.Go(func() {
+			if _, _, err := send(c, request(t, "GET", path, "")); err != nil {
+				t.Error(err)
+			}
+		})
+		eventually(t, "the request waits", func() bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.open == 1 && len(p.queue) == i
+		})
+	}
+	close(gate)
+	wg.Wait()
+	if !slices.Equal(order, want) {
+		t.Errorf("served %v, want the order in which they came", order)
 	}
 }
 

@@ -74,6 +74,7 @@ func (p *peer) connectOnce(ctx context.Context, src netip.AddrPort, cfg *tls.Con
 	l := &link{Conn: c.Conn, raw: c, peer: p, gen: gen, addr: addr, born: sinceEpoch()}
 	age := p.set.cfg.MaxAge
 	l.oldAt = l.born + int64(age-age/10+rand.N(age/5+1))
+	p.meshed.Store(c.Mesh != nil)
 	if c.Mesh != nil {
 		l.xfcc = formatXFCC(c.Mesh)
 	}
@@ -139,11 +140,9 @@ func (l *link) staleLocked(now int64) bool {
 	return l.gen != l.peer.gen || l.peer.retired || now > l.oldAt
 }
 
-// disown forgets a connection that the caller of DialStream closes by himself.
-func (l *link) disown() {
-	p := l.peer
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// disownLocked forgets a connection that the caller of DialStream closes by
+// himself.
+func (p *peer) disownLocked(l *link) {
 	delete(p.links, l)
 	if p.key.host != "" {
 		p.undialedLocked(l.addr)

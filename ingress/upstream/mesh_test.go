@@ -100,6 +100,9 @@ func TestMeshIsTold(t *testing.T) {
 		for range 3 {
 			mustSend(t, c, request(t, "GET", "/", ""), "["+want+"]")
 		}
+		if h, _ := c.Pick(Pick{}); !h.InMesh() {
+			t.Error("the endpoint is not said to be in the mesh")
+		}
 		if n := s.Totals().Connects; n != 1 {
 			t.Errorf("%d connections, want one that is used again", n)
 		}

@@ -23,6 +23,7 @@ type peer struct {
 	names  names
 	health health
 	active atomic.Int64 // requests and streams under way
+	meshed atomic.Bool  // the last connection was in the mesh
 	// How to speak TLS by protocol; nil = not.
 	h1TLS, h2TLS, streamTLS *tls.Config
 
@@ -30,12 +31,14 @@ type peer struct {
 	gen     uint64 // counts the times that its address changed hands
 	retired bool   // of no cluster any more: what is idle is closed
 	open    int    // connections for requests, those that are dialled included
+	dials   int    // of streams, under way
 	links   map[*link]struct{}
 	addrs   map[netip.Addr]int // of a name: connections and dials by address
 	idle    []*conn1           // the last one was used last
 	shared  []*conn2
 	opening []*opening2
 	queue   []*waiter
+	woken   int // of those that were in the queue, and have not looked yet
 }
 
 func newPeer(s *Set, key peerKey) *peer {
@@ -119,12 +122,15 @@ func (p *peer) closedLink(l *link) {
 func (p *peer) releaseLocked() {
 	p.open--
 	p.wakeLocked()
-	gone := p.retired && p.open == 0
+	gone := p.retired && p.unusedLocked()
 	p.mu.Unlock()
 	if gone {
 		p.set.forget(p)
 	}
 }
+
+// unusedLocked says whether the peer has no connection, and none on its way.
+func (p *peer) unusedLocked() bool { return p.open == 0 && p.dials == 0 }
 
 // evict ends the use of the connections that there are, if the peer's address is
 // one of those that gone names.
@@ -146,7 +152,7 @@ func (p *peer) evict(gone func(netip.Addr) bool) {
 func (p *peer) retire() {
 	p.mu.Lock()
 	p.retired = true
-	unused := p.open == 0
+	unused := p.unusedLocked()
 	p.endIdle()
 	if unused {
 		p.set.forget(p)

@@ -27,38 +27,42 @@ func (c *conn1) close() {
 func (p *peer) take1(ctx context.Context, timeout time.Duration, fresh bool) (*conn1, error) {
 	var w *waiter
 	var limit *time.Timer
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for {
-		p.mu.Lock()
-		for !fresh && len(p.idle) > 0 {
-			c := p.popLocked()
-			stale := c.staleLocked(sinceEpoch())
-			p.mu.Unlock()
-			if !stale && c.h1.Reusable() {
-				return c, nil
+		for free := w != nil || !p.spokenForLocked(); free; {
+			if len(p.idle) > 0 && (!fresh || p.open >= p.set.cfg.MaxConns) {
+				c := p.popLocked()
+				stale := c.staleLocked(sinceEpoch())
+				p.mu.Unlock()
+				// Where a fresh one is wanted, this one gives its place to it.
+				usable := !fresh && !stale && c.h1.Reusable()
+				if !usable {
+					c.close()
+				}
+				p.mu.Lock()
+				if usable {
+					return c, nil
+				}
+				continue
 			}
-			c.close()
+			ok, err := p.slotLocked()
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				break
+			}
+			p.mu.Unlock()
+			c, err := p.open1(ctx, timeout)
 			p.mu.Lock()
-		}
-		ok, err := p.slotLocked()
-		if err != nil {
-			p.mu.Unlock()
-			return nil, err
-		}
-		if ok {
-			p.mu.Unlock()
-			return p.open1(ctx, timeout)
-		}
-		if fresh && len(p.idle) > 0 {
-			// Others idle, which may be as dead as the one that failed.
-			c := p.popLocked()
-			p.mu.Unlock()
-			c.close()
-			continue
+			return c, err
 		}
 		if limit == nil {
 			limit = time.NewTimer(timeout)
 			defer limit.Stop()
 		}
+		var err error
 		if w, err = p.waitLocked(ctx, w, limit.C, 0); err != nil {
 			return nil, err
 		}
@@ -85,7 +89,7 @@ func (p *peer) open1(ctx context.Context, timeout time.Duration) (*conn1, error)
 
 // put1 puts a connection on the stack whose exchange is over, or closes it.
 func (p *peer) put1(c *conn1) {
-	if !c.h1.Reusable() {
+	if !c.h1.Free() {
 		c.close()
 		return
 	}

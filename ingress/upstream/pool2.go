@@ -110,63 +110,72 @@ func (p *peer) take2(ctx context.Context, timeout time.Duration) (*conn2, error)
 	var w *waiter
 	var limit *time.Timer
 	var last *opening2
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for wasted := 0; ; {
-		p.mu.Lock()
 		c, dead := p.reserveLocked()
-		if c != nil || dead != nil {
+		if c != nil {
+			return c, nil
+		}
+		if dead != nil {
 			p.mu.Unlock()
-			if c != nil {
-				return c, nil
-			}
 			dead.close()
+			p.mu.Lock()
 			continue
 		}
 		if last != nil && last.conn.ended && !last.conn.served {
 			if wasted++; wasted == wastedTries {
-				p.mu.Unlock()
 				return nil, errWasted
 			}
 		}
-		o := p.joinLocked()
-		if o == nil {
-			ok, err := p.slotLocked()
-			if err == nil && ok {
-				o, err = p.start2Locked(timeout)
-			}
-			if err != nil {
-				p.mu.Unlock()
-				return nil, err
-			}
-		}
-		if o == nil && len(p.idle) > 0 { // of WebSockets that failed to upgrade
-			c := p.popLocked()
-			p.mu.Unlock()
-			c.close()
-			continue
-		}
-		if o != nil {
+		last = nil
+		o, err := p.openingLocked(timeout)
+		switch {
+		case err != nil:
+			return nil, err
+		case o != nil:
 			o.waiters++
 			p.mu.Unlock()
 			select {
 			case <-o.done:
+				err = o.err
 			case <-ctx.Done():
-				return nil, context.Cause(ctx)
+				err = context.Cause(ctx)
 			}
-			if o.err != nil {
-				return nil, o.err
+			p.mu.Lock()
+			if err != nil {
+				return nil, err
 			}
 			last = o
+			continue
+		case len(p.idle) > 0: // of upgrades that were refused
+			c := p.popLocked()
+			p.mu.Unlock()
+			c.close()
+			p.mu.Lock()
 			continue
 		}
 		if limit == nil {
 			limit = time.NewTimer(timeout)
 			defer limit.Stop()
 		}
-		var err error
 		if w, err = p.waitLocked(ctx, w, limit.C, pollTime); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// openingLocked returns a connect that a request may wait for, and begins one if
+// that may be; otherwise nil.
+func (p *peer) openingLocked(timeout time.Duration) (*opening2, error) {
+	if o := p.joinLocked(); o != nil {
+		return o, nil
+	}
+	ok, err := p.slotLocked()
+	if err != nil || !ok {
+		return nil, err
+	}
+	return p.start2Locked(timeout)
 }
 
 // reserveLocked takes a stream of the first connection that has one. If it comes

@@ -131,7 +131,9 @@ func (s *Set) Apply(clusters map[string]*Config) {
 		return
 	}
 	old := *s.clusters.Load()
-	var left []*peer
+	// What clusters had is released when all have what they need: an endpoint may
+	// move from one to another.
+	var had []*members
 	var added map[string]*Cluster
 	kept := 0
 	for key, cfg := range clusters {
@@ -151,7 +153,9 @@ func (s *Set) Apply(clusters map[string]*Config) {
 				continue
 			}
 		}
-		left = c.replaceLocked(cfg, left)
+		if m := c.replaceLocked(cfg); m != nil {
+			had = append(had, m)
+		}
 	}
 	if added != nil || kept < len(old) {
 		next := make(map[string]*Cluster, kept+len(added))
@@ -160,11 +164,12 @@ func (s *Set) Apply(clusters map[string]*Config) {
 			if clusters[key] != nil {
 				next[key] = c
 			} else {
-				left = c.removeLocked(left)
+				had = append(had, c.members.Load())
 			}
 		}
 		s.clusters.Store(&next)
 	}
+	left := s.dropLocked(had)
 	s.mu.Unlock()
 	for _, p := range left {
 		p.retire()
@@ -195,11 +200,12 @@ func (s *Set) all() []*peer {
 func (s *Set) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
-	var left []*peer
+	var had []*members
 	for _, c := range *s.clusters.Load() {
-		left = c.removeLocked(left)
+		had = append(had, c.members.Load())
 	}
 	s.clusters.Store(&map[string]*Cluster{})
+	left := s.dropLocked(had)
 	s.finishLocked()
 	s.mu.Unlock()
 	for _, p := range left {
@@ -244,15 +250,24 @@ func (s *Set) peerLocked(key peerKey) *peer {
 	return p
 }
 
-// releaseLocked is the reverse of peerLocked. The caller calls retire on the peers
-// that are added to left, when it no longer holds s.mu.
-func (s *Set) releaseLocked(p *peer, left []*peer) []*peer {
-	if p.refs--; p.refs > 0 {
-		return left
+// dropLocked releases what these clusters referred to. The caller calls retire on
+// the peers that it returns, which nobody refers to any more, when it no longer
+// holds s.mu.
+func (s *Set) dropLocked(had []*members) (left []*peer) {
+	for _, m := range had {
+		for _, h := range m.hosts {
+			p := h.peer
+			if p.refs--; p.refs == 0 {
+				delete(s.peers, p.key)
+				s.leaving[p] = struct{}{}
+				left = append(left, p)
+			}
+		}
+		if m.profile != nil {
+			s.profiles.release(m.profile)
+		}
 	}
-	delete(s.peers, p.key)
-	s.leaving[p] = struct{}{}
-	return append(left, p)
+	return left
 }
 
 // forget drops a peer that is retired and has no connection any more.
@@ -260,7 +275,7 @@ func (s *Set) forget(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.mu.Lock()
-	unused := p.open == 0
+	unused := p.unusedLocked()
 	p.mu.Unlock()
 	if unused {
 		delete(s.leaving, p)
@@ -268,9 +283,9 @@ func (s *Set) forget(p *peer) {
 	}
 }
 
-// recall counts a new connection of a peer that is retired: a request that chose
-// it before that goes on. It is false if the Set is closed.
-func (s *Set) recall(p *peer) bool {
+// recall counts, in n, a new connection of a peer that is retired: a request that
+// chose it before that goes on. It is false if the Set is closed.
+func (s *Set) recall(p *peer, n *int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -278,7 +293,7 @@ func (s *Set) recall(p *peer) bool {
 	}
 	s.leaving[p] = struct{}{}
 	p.mu.Lock()
-	p.open++
+	*n++
 	p.mu.Unlock()
 	return true
 }

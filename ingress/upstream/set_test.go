@@ -58,6 +58,20 @@ func TestApplyCostsWorkForWhatChanged(t *testing.T) {
 	}
 }
 
+func TestEndpointMovesWithItsConnections(t *testing.T) {
+	srv := serve(t, echo)
+	s := newSet(t, SetConfig{})
+	e := at(t, srv.URL)
+	for i := range 20 {
+		from, to := fmt.Sprint("c", i%2), fmt.Sprint("c", (i+1)%2)
+		s.Apply(map[string]*Config{from: {Key: from, Endpoints: []Endpoint{e}}, to: {Key: to}})
+		mustSend(t, s.Cluster(from), request(t, "GET", "/", ""), "GET / backend.example ")
+	}
+	if n := s.Totals().Connects; n != 1 {
+		t.Errorf("%d connections to an endpoint that moved between clusters, want 1", n)
+	}
+}
+
 func TestClustersShareConnections(t *testing.T) {
 	srv := serve(t, echo)
 	s := newSet(t, SetConfig{})

@@ -2,9 +2,11 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // streamTries is how many endpoints DialStream tries.
@@ -47,19 +49,40 @@ func (c *Cluster) dialStream(ctx context.Context, client netip.AddrPort, withTLS
 
 func (c *Cluster) connectStream(ctx context.Context, h *Host, client netip.AddrPort, withTLS bool) (net.Conn, error) {
 	cfg := c.members.Load().cfg
-	tls := h.peer.streamTLS
+	speak := h.peer.streamTLS
 	if !withTLS {
-		tls = nil
+		speak = nil
 	}
-	if t := h.peer.key.tls; tls != nil && t.cfg.Invalid != "" {
+	if t := h.peer.key.tls; speak != nil && t.cfg.Invalid != "" {
 		return nil, &Error{Kind: Invalid, Host: h, Err: errors.New(t.cfg.Invalid)}
 	}
-	l, err := h.peer.connect(ctx, client, tls, cfg.connectTimeout())
+	l, err := h.peer.connectStream(ctx, client, speak, cfg.connectTimeout())
 	if err != nil {
 		return nil, connectError(ctx, h, err)
 	}
-	l.disown()
 	return l.Conn, nil
+}
+
+// connectStream is connect for a connection that the caller closes by himself.
+func (p *peer) connectStream(ctx context.Context, client netip.AddrPort, cfg *tls.Config, timeout time.Duration) (*link, error) {
+	p.mu.Lock()
+	err := p.countLocked(&p.dials) // so that evict knows of it
+	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	l, err := p.connect(ctx, client, cfg, timeout)
+	p.mu.Lock()
+	if err == nil {
+		p.disownLocked(l)
+	}
+	p.dials--
+	gone := p.retired && p.unusedLocked()
+	p.mu.Unlock()
+	if gone {
+		p.set.forget(p)
+	}
+	return l, err
 }
 
 // DialPacket returns a connected UDP socket to an endpoint, which the caller
