@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/adit-mesh/adit/ingress"
@@ -17,7 +18,8 @@ type parentResult struct {
 	ref        gatewayv1.ParentReference
 	controller string
 	gateway    *gateway
-	refused    verdict // no listener takes the route
+	name       types.NamespacedName // of the Gateway
+	refused    verdict              // no listener takes the route
 	listeners  []*listener
 	compiled   []*compiled // one, or two for a TLSRoute on listeners of both modes
 }
@@ -41,7 +43,8 @@ func (t *Translator) attach(key routeKey) {
 	}
 	s.generation, s.status = s.meta.GetGeneration(), nil
 	c := compiler{t.index, s, s.compiled, make(map[backend.From]*compiled)}
-	s.results = s.results[:0:0]
+	gateways := s.gateways()
+	s.results = nil
 	in := make(map[*listener]*attachment)
 	for _, ref := range s.refs {
 		if r, ok := t.attachTo(s, ref, in, c); ok {
@@ -69,9 +72,22 @@ func (t *Translator) attach(key routeKey) {
 			services.add(service)
 		}
 	}
-	t.policiesStale = true
+	if !maps.Equal(s.services, services) || !maps.Equal(gateways, s.gateways()) {
+		t.policiesStale = true // they name the Gateways that lead to a Service
+	}
 	t.setServices(s, services)
 	t.setClusters(s, clusters)
+}
+
+// gateways are those that the route is attached to.
+func (s *routeState) gateways() set[types.NamespacedName] {
+	names := make(set[types.NamespacedName])
+	for _, r := range s.results {
+		if len(r.listeners) > 0 {
+			names.add(r.name)
+		}
+	}
+	return names
 }
 
 // attachTo finds the listeners that one parentRef leads to. It says false if the
@@ -97,7 +113,7 @@ func (t *Translator) attachTo(s *routeState, ref gatewayv1.ParentReference, in m
 	if o == nil {
 		return parentResult{}, false
 	}
-	r := parentResult{ref: ref, controller: g.controller, gateway: g}
+	r := parentResult{ref: ref, controller: g.controller, gateway: g, name: gatewayName}
 	listeners, refused := t.candidates(s, o, ref)
 	r.refused = refused
 	from := backend.From{Kind: gatewayv1.Kind(s.kind), Namespace: s.Namespace}

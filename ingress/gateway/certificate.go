@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"time"
@@ -117,10 +118,10 @@ func (l *listener) resolveCertificates(r referrer) []*certificate {
 		}
 		switch {
 		case f.forbidden != "":
-			reason = firstReason(reason, gatewayv1.ListenerReasonRefNotPermitted)
+			reason = cmp.Or(reason, gatewayv1.ListenerReasonRefNotPermitted)
 			messages = append(messages, f.forbidden)
 		case f.problem != nil:
-			reason = firstReason(reason, gatewayv1.ListenerReasonInvalidCertificateRef)
+			reason = cmp.Or(reason, gatewayv1.ListenerReasonInvalidCertificateRef)
 			messages = append(messages, f.problem.Message)
 		}
 	}
@@ -134,13 +135,6 @@ func (l *listener) resolveCertificates(r referrer) []*certificate {
 		l.broken = because(gatewayv1.ListenerReasonInvalid, "there is no certificate to serve: "+sentence(messages...))
 	}
 	return list
-}
-
-func firstReason[R ~string](a, b R) R {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // unresolve adds to what ResolvedRefs says. The first reason stands.

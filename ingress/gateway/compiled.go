@@ -17,15 +17,14 @@ import (
 
 // compiled is what a route of any kind comes to, wherever it is attached.
 type compiled struct {
-	accepted   compile.Condition
-	resolved   compile.Condition
-	partial    *compile.Condition
-	entries    []route.Entry[*proxy.Rule] // of HTTPRoute and GRPCRoute, without host
-	backends   []ingress.StreamBackend    // of the others
-	services   []types.NamespacedName
-	clusters   []string
-	owner      route.Owner
-	hasStreams bool
+	accepted compile.Condition
+	resolved compile.Condition
+	partial  *compile.Condition
+	entries  []route.Entry[*proxy.Rule] // of HTTPRoute and GRPCRoute, without host
+	backends []ingress.StreamBackend    // of the others
+	services []types.NamespacedName
+	clusters []string
+	owner    route.Owner
 }
 
 // compiler compiles a route for the Gateways that it is on.
@@ -87,10 +86,9 @@ func fromHTTP(s *routeState, c compile.Compiled) *compiled {
 // has one rule: nothing would tell for which connections a second one is.
 func compileStream(s *routeState, refs []gatewayv1.BackendRef, rules int, res backend.Resolver) *compiled {
 	c := &compiled{
-		accepted:   compile.Condition{True: true, Reason: gatewayv1.RouteReasonAccepted, Message: "the route is accepted"},
-		resolved:   compile.Condition{True: true, Reason: gatewayv1.RouteReasonResolvedRefs, Message: "all references are resolved"},
-		owner:      s.owner(),
-		hasStreams: true,
+		accepted: compile.Condition{True: true, Reason: gatewayv1.RouteReasonAccepted, Message: "the route is accepted"},
+		resolved: compile.Condition{True: true, Reason: gatewayv1.RouteReasonResolvedRefs, Message: "all references are resolved"},
+		owner:    s.owner(),
 	}
 	if rules > 1 {
 		c.partial = &compile.Condition{True: true, Reason: gatewayv1.RouteReasonUnsupportedValue,

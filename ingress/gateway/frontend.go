@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -70,7 +71,7 @@ func resolveValidation(spec *gatewayv1.FrontendTLSValidation, r referrer, before
 	for _, ref := range spec.CACertificateRefs {
 		cas, why, message := r.authorities(ref)
 		if message != "" {
-			reason = firstReason(reason, why)
+			reason = cmp.Or(reason, why)
 			messages = append(messages, message)
 		}
 		v.cas = append(v.cas, cas...)

@@ -131,7 +131,7 @@ func (w *world) draw() runtime.Object {
 	case 4:
 		var entries []gatewayv1.ListenerEntry
 		for _, l := range w.listeners() {
-			entries = append(entries, gatewayv1.ListenerEntry{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, TLS: l.TLS, AllowedRoutes: l.AllowedRoutes})
+			entries = append(entries, gatewayv1.ListenerEntry(l))
 		}
 		return &gatewayv1.ListenerSet{ObjectMeta: w.meta(ns, w.name("set", 2)), Spec: gatewayv1.ListenerSetSpec{
 			ParentRef: gatewayv1.ParentGatewayReference{Name: gatewayv1.ObjectName(w.name("gw", 2)), Namespace: new(gatewayv1.Namespace(w.namespace()))}, Listeners: entries}}

@@ -106,8 +106,7 @@ func allowedSets(g *gatewayv1.Gateway) (namespaceRule, error) {
 func (s *listenerSet) entries() []gatewayv1.Listener {
 	list := make([]gatewayv1.Listener, 0, len(s.obj.Spec.Listeners))
 	for _, e := range s.obj.Spec.Listeners {
-		list = append(list, gatewayv1.Listener{Name: e.Name, Hostname: e.Hostname, Port: e.Port,
-			Protocol: e.Protocol, TLS: e.TLS, AllowedRoutes: e.AllowedRoutes})
+		list = append(list, gatewayv1.Listener(e))
 	}
 	return list
 }

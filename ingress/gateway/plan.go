@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,7 +9,6 @@ import (
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/route"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -71,6 +69,7 @@ func (t *Translator) replan(name types.NamespacedName) {
 	controller, pending := t.classOf(g.obj)
 	if controller != g.controller {
 		t.staleRoutesOf(g)
+		t.policiesStale = true
 	}
 	if controller == "" {
 		t.forgetPlan(g)
@@ -125,59 +124,6 @@ func (t *Translator) classOf(g *gatewayv1.Gateway) (controller string, pending v
 			because(gatewayv1.GatewayReasonPending, fmt.Sprintf("GatewayClass %q is not accepted: %s", c.Name, v.message))
 	}
 	return string(c.Spec.ControllerName), verdict{}
-}
-
-// checkGateway is what of a Gateway's specification makes all of it void.
-func checkGateway(g *gatewayv1.Gateway) verdict {
-	for _, a := range g.Spec.Addresses {
-		if kind := addressType(a.Type); kind != gatewayv1.IPAddressType && kind != gatewayv1.HostnameAddressType {
-			return because(gatewayv1.GatewayReasonUnsupportedAddress,
-				fmt.Sprintf("an address of type %q (%q) cannot be assigned: IPAddress and Hostname can", kind, a.Value))
-		}
-	}
-	i := g.Spec.Infrastructure
-	if i == nil {
-		return verdict{}
-	}
-	if p := i.ParametersRef; p != nil {
-		return because(gatewayv1.GatewayReasonInvalidParameters,
-			fmt.Sprintf("infrastructure.parametersRef: there is nothing to configure by %s %q; remove it", groupKind(p.Group, p.Kind), p.Name))
-	}
-	var wrong []string
-	for key, value := range i.Labels {
-		if problems := append(validation.IsQualifiedName(string(key)), validation.IsValidLabelValue(string(value))...); len(problems) > 0 {
-			wrong = append(wrong, fmt.Sprintf("label %q: %s", key, strings.Join(problems, ", ")))
-		}
-	}
-	for key := range i.Annotations {
-		if problems := validation.IsQualifiedName(strings.ToLower(string(key))); len(problems) > 0 {
-			wrong = append(wrong, fmt.Sprintf("annotation %q: %s", key, strings.Join(problems, ", ")))
-		}
-	}
-	if len(wrong) > 0 {
-		slices.Sort(wrong)
-		return because(gatewayv1.GatewayReasonInvalid, "infrastructure: "+strings.Join(wrong, "; "))
-	}
-	return verdict{}
-}
-
-func addressType(t *gatewayv1.AddressType) gatewayv1.AddressType {
-	if t == nil {
-		return gatewayv1.IPAddressType
-	}
-	return *t
-}
-
-func checkAddresses(g *gatewayv1.Gateway) verdict {
-	for _, a := range g.Spec.Addresses {
-		if a.Value == "" || addressType(a.Type) != gatewayv1.IPAddressType {
-			continue
-		}
-		if _, err := netip.ParseAddr(a.Value); err != nil {
-			return because(gatewayv1.GatewayReasonAddressNotUsable, fmt.Sprintf("address %q is no IP address", a.Value))
-		}
-	}
-	return verdict{}
 }
 
 // resolveClientCertificate follows spec.tls.backend.clientCertificateRef. Without
@@ -238,8 +184,13 @@ func (t *Translator) mergeListeners(g *gateway) []*owner {
 
 func (t *Translator) readListeners(g *gateway, o *owner, specs []gatewayv1.Listener) {
 	var signature strings.Builder
+	seen := make(set[listenerKey])
 	for i := range specs {
 		key := listenerKey{o.parent, string(specs[i].Name)}
+		if seen.has(key) {
+			continue // two of one name: the definitions rule that out
+		}
+		seen.add(key)
 		l := g.listeners[key]
 		if l == nil || l.spec.Protocol != specs[i].Protocol {
 			l = &listener{
@@ -251,9 +202,6 @@ func (t *Translator) readListeners(g *gateway, o *owner, specs []gatewayv1.Liste
 				unsettled:   make(set[routeKey]),
 			}
 			g.listeners[key] = l
-		}
-		if slices.Contains(o.listeners, l) {
-			continue // two of one name: not to be had from an API server
 		}
 		l.read(&specs[i])
 		o.listeners = append(o.listeners, l)

@@ -249,7 +249,7 @@ func BenchmarkChange(b *testing.B) {
 				for b.Loop() {
 					i++
 					change(tr, i)
-					cfg, _ = tr.Build()
+					tr.Build()
 				}
 			})
 		}

@@ -172,11 +172,7 @@ func (t *Translator) ancestorsOfOurs(current []gatewayv1.PolicyAncestorStatus) b
 func (t *Translator) gatewaysTo(service types.NamespacedName) []types.NamespacedName {
 	names := make(set[types.NamespacedName])
 	for key := range t.routesTo[service] {
-		for _, r := range t.routes[key].results {
-			if len(r.listeners) > 0 {
-				names.add(r.gateway.name())
-			}
-		}
+		names.addAll(t.routes[key].gateways())
 	}
 	return slices.SortedFunc(maps.Keys(names), compareNames)
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -23,7 +24,7 @@ func placedAll(t *Translator) map[types.NamespacedName]Placement {
 	for name, g := range t.gateways {
 		p := Placement{}
 		for _, a := range g.obj.Spec.Addresses {
-			p.Addresses = append(p.Addresses, gatewayv1.GatewayStatusAddress{Type: new(addressType(a.Type)), Value: firstReason(a.Value, "192.0.2.7")})
+			p.Addresses = append(p.Addresses, gatewayv1.GatewayStatusAddress{Type: new(addressType(a.Type)), Value: cmp.Or(a.Value, "192.0.2.7")})
 		}
 		if p.Addresses == nil {
 			p.Addresses = []gatewayv1.GatewayStatusAddress{{Type: new(gatewayv1.IPAddressType), Value: "192.0.2.7"}}

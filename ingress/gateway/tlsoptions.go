@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -81,28 +82,22 @@ func (q *quicOptions) set(key, value string) error {
 	return nil
 }
 
-// agree takes over what q says into the options of a whole port, or says what
-// another listener has said otherwise before.
-func (port *quicOptions) agree(q quicOptions) error {
+// agree takes over what a listener of the port says into the options of the whole
+// port, or says what another one has said otherwise before.
+func (q *quicOptions) agree(said quicOptions) error {
 	differs := func(key, have, want string) error {
 		return fmt.Errorf("%s is %q, but a listener with precedence on the same port says %q", key, want, have)
 	}
 	switch {
-	case port.http3 != "" && q.http3 != "" && port.http3 != q.http3:
-		return differs(OptionHTTP3, port.http3, q.http3)
-	case port.zeroRTT != "" && q.zeroRTT != "" && port.zeroRTT != q.zeroRTT:
-		return differs(OptionZeroRTT, port.zeroRTT, q.zeroRTT)
-	case port.port != 0 && q.port != 0 && port.port != q.port:
-		return differs(OptionHTTP3Port, strconv.Itoa(int(port.port)), strconv.Itoa(int(q.port)))
+	case q.http3 != "" && said.http3 != "" && q.http3 != said.http3:
+		return differs(OptionHTTP3, q.http3, said.http3)
+	case q.zeroRTT != "" && said.zeroRTT != "" && q.zeroRTT != said.zeroRTT:
+		return differs(OptionZeroRTT, q.zeroRTT, said.zeroRTT)
+	case q.port != 0 && said.port != 0 && q.port != said.port:
+		return differs(OptionHTTP3Port, strconv.Itoa(int(q.port)), strconv.Itoa(int(said.port)))
 	}
-	if q.http3 != "" {
-		port.http3 = q.http3
-	}
-	if q.zeroRTT != "" {
-		port.zeroRTT = q.zeroRTT
-	}
-	if q.port != 0 {
-		port.port = q.port
-	}
+	q.http3 = cmp.Or(q.http3, said.http3)
+	q.zeroRTT = cmp.Or(q.zeroRTT, said.zeroRTT)
+	q.port = cmp.Or(q.port, said.port)
 	return nil
 }
