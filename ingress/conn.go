@@ -18,7 +18,6 @@ type conn struct {
 	net net.Conn
 	// remote and local are the socket's, or the PROXY header's.
 	remote, local netip.AddrPort
-	counted       bool // remote is counted by admission
 	where         Where
 
 	sni    string

@@ -47,7 +47,8 @@ const (
 	FailedTimeout           HandshakeReason = "timeout"
 	FailedNotTLS            HandshakeReason = "not_tls"
 	FailedProxyHeader       HandshakeReason = "proxy_header"
-	FailedClosed            HandshakeReason = "closed" // by the client
+	FailedAlert             HandshakeReason = "client_alert" // it does not take our certificate, or nothing that we speak
+	FailedClosed            HandshakeReason = "closed"       // by the client
 	FailedProtocol          HandshakeReason = "protocol"
 )
 

@@ -1,13 +1,13 @@
 package ingress
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"syscall"
+
+	"github.com/quic-go/quic-go"
 )
 
 // errThrough ends crypto/tls's part in a connection that is passed through.
@@ -94,18 +94,25 @@ func handshakeReason(d decision, err error) HandshakeReason {
 	if d.refused != "" {
 		return d.refused
 	}
-	var verify *tls.CertificateVerificationError
-	var alert tls.AlertError
+	var (
+		verify  *tls.CertificateVerificationError
+		alert   tls.AlertError
+		timeout net.Error
+		op      *net.OpError
+		quicErr *quic.TransportError
+	)
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &timeout) && timeout.Timeout():
 		return FailedTimeout
+	case errors.As(err, &quicErr) && quicErr.Remote, errors.As(err, &op) && op.Op == "remote error":
+		return FailedAlert
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return FailedNotTLS
 	case errors.As(err, &verify), err.Error() == "tls: client didn't provide a certificate":
 		return FailedClientCertificate
 	case errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertCertificateRequired):
 		return FailedClientCertificate
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
 		return FailedClosed
 	}
 	return FailedProtocol

@@ -23,7 +23,6 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/net/http2"
 
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/route"
@@ -261,21 +260,15 @@ func dialHTTP(t testing.TB, version, addr string, conf *tls.Config) *client {
 		}
 		c.Client, c.close = &http.Client{Transport: tr}, tr.CloseIdleConnections
 	case "h2":
+		tr := &http.Transport{
+			DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+			TLSClientConfig: conf,
+			Protocols:       new(http.Protocols),
+		}
+		tr.Protocols.SetHTTP2(true)
 		if conf == nil {
 			c.scheme = "http"
-		} else {
-			conf.NextProtos = []string{"h2"}
-		}
-		tr := &http2.Transport{
-			AllowHTTP: true, TLSClientConfig: conf,
-			DialTLSContext: func(ctx context.Context, _, _ string, conf *tls.Config) (net.Conn, error) {
-				nc, err := dial(ctx)
-				if err != nil || c.scheme == "http" {
-					return nc, err
-				}
-				tc := tls.Client(nc, conf)
-				return tc, tc.HandshakeContext(ctx)
-			},
+			tr.Protocols.SetUnencryptedHTTP2(true)
 		}
 		c.Client, c.close = &http.Client{Transport: tr}, tr.CloseIdleConnections
 	case "h3":

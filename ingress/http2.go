@@ -24,6 +24,6 @@ func serveH2(soft context.Context, nc net.Conn, h *requests) {
 	}
 	http2.ConfigureServer(base, srv)
 	defer context.AfterFunc(soft, func() { base.Shutdown(s.hard) })()
-	srv.ServeConn(nc, &http2.ServeConnOpts{Handler: h, BaseConfig: base, Context: s.hard})
+	srv.ServeConn(nc, &http2.ServeConnOpts{Handler: h, BaseConfig: base})
 	nc.Close()
 }

@@ -168,7 +168,7 @@ func (x *index) decide(sni string, via transport) decision {
 			d.refused = FailedNoRoute
 			return d
 		}
-		if s.policy == nil || !d.stream.Terminate {
+		if !d.stream.Terminate {
 			d.through = true
 			return d
 		}

@@ -33,6 +33,7 @@ var refusing = &tls.Config{MinVersion: tls.VersionTLS12, SessionTicketsDisabled:
 // certificate.
 type policy struct {
 	of     *TLSConfig
+	proto  Protocol
 	usable bool // has a certificate
 	id     string
 	keys   keys
@@ -45,10 +46,13 @@ type configs [2]*tls.Config // by transport
 // newPolicy makes l.TLS ready. A policy that had the same TLSConfig is taken as it
 // is, and one that made the same demands on clients hands its sessions on.
 func newPolicy(l *Listener, gateway string, old *policy, k keys) *policy {
+	if old != nil && old.proto != l.Protocol {
+		old = nil
+	}
 	if old != nil && old.of == l.TLS {
 		return old
 	}
-	p := &policy{of: l.TLS, usable: len(l.TLS.Certificates) > 0, keys: k}
+	p := &policy{of: l.TLS, proto: l.Protocol, usable: len(l.TLS.Certificates) > 0, keys: k}
 	switch {
 	case l.TLS.ClientCAs == nil:
 		p.id = fmt.Sprintf("open %s %s %s %s %d", gateway, l.Owner, l.Name, l.Protocol, l.TLS.MinVersion)

@@ -35,7 +35,7 @@ type mirror struct {
 func (lp *livePort) mirrorQUIC() {
 	x := lp.index.Load()
 	lp.mu.Lock()
-	m := lp.mirror
+	m, was := lp.mirror, lp.noQUIC
 	lp.noQUIC = nil
 	lp.mu.Unlock()
 	if !x.hasQUIC || x.port.QUIC.Off {
@@ -51,8 +51,11 @@ func (lp *livePort) mirrorQUIC() {
 	lp.mu.Lock()
 	lp.mirror, lp.noQUIC = m, err
 	lp.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		m.run()
+	case was == nil:
+		lp.srv.log.Error("no HTTP/3; trying again every second", "bind", lp.bind, "gateway", x.port.Gateway, "error", err)
 	}
 }
 

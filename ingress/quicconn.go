@@ -68,7 +68,11 @@ func (m *mirror) connContext(ctx context.Context, info *quic.ClientInfo) (contex
 		s.admit.quic.Add(-1)
 	})
 	s.cfg.Events.opened(c.where)
-	context.AfterFunc(ctx, func() { c.ended(context.Cause(ctx)) })
+	s.wg.Add(1) // the mirror's acceptLoop is counted as long as this is called
+	context.AfterFunc(ctx, func() {
+		defer s.wg.Done()
+		c.ended(context.Cause(ctx))
+	})
 	return context.WithValue(ctx, quicConnKey{}, c), nil
 }
 

@@ -246,9 +246,9 @@ func TestTLSRoutes(t *testing.T) {
 	if _, err := tls.Dial("tcp", bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "none.org"}); err == nil {
 		t.Error("no TLSRoute has this name, but there was an answer")
 	}
-	if events.count(FailedNoRoute) != 1 || events.count(FailedNotHTTP) != 1 {
-		t.Errorf("failures are %v", events.byReason)
-	}
+	eventually(t, "both failures are counted", func() bool {
+		return events.count(FailedNoRoute) == 1 && events.count(FailedNotHTTP) == 1
+	})
 	if got := s.Explain(Question{URL: "https://deep.wild.org/"}).Ports[0].TLS; got == nil || got.Outcome != "passed through" || got.Stream.Route != "TCPRoute/infra/deep" {
 		t.Errorf("Explain says %+v", got)
 	}
