@@ -10,8 +10,10 @@
 //   - TCPRoutes are served by TCP listeners only, not by TLS listeners.
 //   - Of a GatewayClass or Gateway, parametersRef is refused: there is nothing to
 //     configure by it.
-//   - Gateways of type NamedAddress, or of a type of another controller, are
-//     refused; an IPAddress or a Hostname is taken.
+//   - A Gateway that asks for an address of another type than IPAddress or
+//     Hostname is not accepted.
 //   - caCertificateRefs of client validation are ConfigMaps.
+//   - defaultScope of Gateways and useDefaultGateways of routes mean nothing.
+//   - A TLSRoute, TCPRoute or UDPRoute has one rule.
 //   - Of a ClientTrafficPolicy, http3 is honoured and every other field refused.
 package gateway
