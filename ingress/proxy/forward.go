@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -124,9 +125,7 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	if err != nil {
 		return nil, err
 	}
-	if m, ok := any(a.host).(interface{ InMesh() bool }); ok {
-		t.x.UpstreamMesh = m.InMesh()
-	}
+	t.x.UpstreamMesh = a.host.InMesh()
 	now := time.Now()
 	t.x.UpstreamTime = now.Sub(a.sent)
 	t.x.ResponseTime = now.Sub(t.x.Start)
@@ -158,15 +157,16 @@ func (a *attempt) end(cause error) {
 // retriesStatus says whether an answer is dropped for another attempt.
 func (t *transaction) retriesStatus(status, n int) bool {
 	rt := t.rule.Retry
-	if rt == nil || n > rt.Attempts || status < 400 {
+	if rt == nil || status < 400 || !slices.Contains(rt.Codes, status) {
 		return false
 	}
-	for _, c := range rt.Codes {
-		if c == status {
-			return t.resendable()
+	if n > rt.Attempts {
+		if n > 1 {
+			t.x.Flags = flagRetriesExhausted
 		}
+		return false
 	}
-	return false
+	return t.resendable()
 }
 
 // retriesError says whether the request is sent again after err. A request that the
@@ -177,8 +177,12 @@ func (t *transaction) retriesError(err error, n int) bool {
 		return false
 	}
 	var ue *upstream.Error
-	if !errors.As(err, &ue) || ue.Kind == upstream.Invalid || ue.Kind == upstream.RequestBody {
+	if !errors.As(err, &ue) {
 		return false
+	}
+	switch ue.Kind {
+	case upstream.Invalid, upstream.RequestBody, upstream.BadRequest:
+		return false // would be the same again
 	}
 	if rt == nil {
 		return n <= spareEndpoints && !ue.Sent && ue.Kind == upstream.Connect && t.resendable()

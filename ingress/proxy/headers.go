@@ -84,6 +84,9 @@ func (t *transaction) sift(trusted bool) {
 		switch {
 		case name == "Te":
 			te = true
+		case name == "Cookie" && len(h[name]) > 1:
+			// HTTP/2 and HTTP/3 may split it (RFC 9113, 8.2.3); HTTP/1.1 must not.
+			h[name] = []string{strings.Join(h[name], "; ")}
 		case isHopByHop(name), !trusted && isClaim(name):
 			delete(h, name)
 		case isTrace(name):

@@ -282,6 +282,43 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+func FuzzTrace(f *testing.F) {
+	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "", "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "1")
+	f.Add("", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1-05e3ac9a4f6e3b90", "", "", "")
+	f.Add("", "", "8448eb211c80319c", "b7ad6b7169203331", "d")
+	f.Fuzz(func(t *testing.T, parent, single, id, span, sampled string) {
+		h := http.Header{}
+		for name, v := range map[string]string{"Traceparent": parent, "B3": single, "X-B3-Traceid": id, "X-B3-Spanid": span, "X-B3-Sampled": sampled} {
+			if v != "" {
+				h[name] = []string{v}
+			}
+		}
+		tr := transaction{r: &http.Request{Header: h}}
+		tr.sift(false)
+		tr.trace()
+		w3c, ok := parseTraceparent(h.Get("Traceparent"))
+		if !ok || len(h["Traceparent"]) != 1 {
+			t.Fatalf("traceparent %q", h["Traceparent"])
+		}
+		b3, ok := parseB3(h)
+		if !ok || !sameTrace(b3.id, w3c.id) {
+			t.Fatalf("B3 %v tells of another trace than %q", h, h.Get("Traceparent"))
+		}
+		if b3.span != w3c.span || b3.sampled != w3c.sampled {
+			t.Fatalf("B3 %v and %q differ", h, h.Get("Traceparent"))
+		}
+	})
+}
+
+func TestSplitCookiesAreJoined(t *testing.T) {
+	h := http.Header{"Cookie": {"a=1", "b=2; c=3"}}
+	tr := transaction{r: &http.Request{Header: h}}
+	tr.sift(false)
+	if d := cmp.Diff(http.Header{"Cookie": {"a=1; b=2; c=3"}}, h); d != "" {
+		t.Error(d)
+	}
+}
+
 func with(h http.Header, name, value string) http.Header {
 	h = h.Clone()
 	h[name] = []string{value}

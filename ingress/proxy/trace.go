@@ -20,7 +20,7 @@ func (t *transaction) trace() {
 	}
 	tr, ok := parseTraceparent(headerValue(h, "Traceparent"))
 	if ok && len(h["Traceparent"]) == 1 {
-		if b3, ok := parseB3(h); !ok || !sameTrace(b3.id, tr.id) {
+		if b3, ok := parseB3(h); !ok || !sameTrace(b3.id, tr.id) || b3.span != tr.span || b3.sampled != tr.sampled {
 			delete(h, "X-B3-Parentspanid")
 			t.setB3(h, tr)
 		}
