@@ -82,9 +82,10 @@ func typed[L runtime.Object](a *api, c rest.Interface, resource, namespace, fiel
 	}, newList)
 }
 
-// metadata lists and watches the metadata of namespaces: all that is used are
-// their labels.
-func metadata(a *api, resource string) listWatch {
+// metadata lists and watches the metadata of a kind that is not namespaced, by
+// the path of the API server: all that is used of it.
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches
+func metadata(a *api, path string) listWatch {
 	return requested(func(o metav1.ListOptions) *rest.Request {
 		kind := "PartialObjectMetadataList"
 		if o.Watch {
@@ -92,7 +93,7 @@ func metadata(a *api, resource string) listWatch {
 		}
 		as := ";as=" + kind + ";g=meta.k8s.io;v=v1"
 		return a.core.Get().MaxRetries(0).SetHeader("Accept", runtime.ContentTypeProtobuf+as+","+runtime.ContentTypeJSON+as).
-			Resource(resource).VersionedParams(&o, a.params)
+			AbsPath(path).VersionedParams(&o, a.params)
 	}, func() *metav1.PartialObjectMetadataList { return &metav1.PartialObjectMetadataList{} })
 }
 

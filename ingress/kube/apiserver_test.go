@@ -259,7 +259,9 @@ func (s *apiServer) apply(t *testing.T, text string) {
 	}
 }
 
-var plurals = map[string]string{"GatewayClass": "gatewayclasses", "BackendTLSPolicy": "backendtlspolicies"}
+var plurals = map[string]string{
+	"GatewayClass": "gatewayclasses", "BackendTLSPolicy": "backendtlspolicies", "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+}
 
 func (s *apiServer) resource(gvk schema.GroupVersionKind, namespace string) dynamic.ResourceInterface {
 	plural, ok := plurals[gvk.Kind]

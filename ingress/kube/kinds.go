@@ -2,6 +2,7 @@ package kube
 
 import (
 	"maps"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -74,7 +75,11 @@ func kinds(a *api) []*kind {
 	all := []*kind{
 		{
 			name: "Namespace", state: newKindState("namespaces"), example: &metav1.PartialObjectMetadata{},
-			from: metadata(a, "namespaces"), convert: newNamespace,
+			from: metadata(a, "/api/v1/namespaces"), convert: newNamespace,
+		},
+		{
+			name: kindDefinition, state: newKindState("customresourcedefinitions.apiextensions.k8s.io"), example: &metav1.PartialObjectMetadata{},
+			from: metadata(a, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"), convert: newDefinition,
 		},
 		{
 			name: "Service", state: newKindState("services"), example: &corev1.Service{}, convert: trimmed[*corev1.Service],
@@ -103,6 +108,23 @@ func kinds(a *api) []*kind {
 // kindTLSSecret is the kind of those Secrets that are followed by their type.
 // Others come as "Secret", by their names.
 const kindTLSSecret = "Secret of type kubernetes.io/tls"
+
+const (
+	kindDefinition = "CustomResourceDefinition"
+	// annotationBundle says of a definition which version of Gateway API it is of.
+	annotationBundle = "gateway.networking.k8s.io/bundle-version"
+)
+
+// newDefinition keeps of a definition which bundle it is of, if any.
+func newDefinition(o runtime.Object) (object, error) {
+	m := o.(*metav1.PartialObjectMetadata)
+	d := &metav1.PartialObjectMetadata{}
+	d.Name, d.ResourceVersion = m.Name, m.ResourceVersion
+	if v := m.Annotations[annotationBundle]; v != "" && strings.HasSuffix(m.Name, "."+gatewayv1.GroupName) {
+		d.Annotations = map[string]string{annotationBundle: v}
+	}
+	return d, nil
+}
 
 // convert gives an object the type that it should have.
 func convert(u *unstructured.Unstructured, to object) (object, error) {

@@ -82,7 +82,7 @@ type Source struct {
 	secrets    map[types.NamespacedName]twice
 	config     *ingress.Config
 	applied    ingress.Applied
-	versions   []string // of the CRDs
+	bundles    map[string]string // of each definition of Gateway API, which it is of
 
 	mu      sync.Mutex     // guards objects
 	objects map[key]object // those that have a status, as last seen
@@ -121,6 +121,7 @@ func New(cfg Config) (*Source, error) {
 		index:    newServiceIndex(cfg.Namespace),
 		gateways: make(map[types.NamespacedName]*gatewayv1.Gateway),
 		refs:     make(map[key][]key),
+		bundles:  make(map[string]string),
 		secrets:  make(map[types.NamespacedName]twice),
 		objects:  make(map[key]object),
 	}
@@ -271,6 +272,9 @@ func (s *Source) takeOne(k key, o object) (refers bool) {
 		refers = true
 	case "ListenerSet", "BackendTLSPolicy":
 		refers = true
+	case kindDefinition:
+		s.takeDefinition(k.Name, o)
+		return false
 	case "Service":
 		svc, _ := o.(*corev1.Service)
 		s.index.set(k.NamespacedName, svc)
@@ -289,6 +293,22 @@ func (s *Source) takeOne(k key, o object) (refers bool) {
 		s.translator.Set(o)
 	}
 	return refers
+}
+
+// takeDefinition tells the translator when other versions of Gateway API are
+// installed than before.
+func (s *Source) takeDefinition(name string, o object) {
+	bundle := ""
+	if o != nil {
+		bundle = o.GetAnnotations()[annotationBundle]
+	}
+	if s.bundles[name] == bundle {
+		return
+	}
+	if s.bundles[name] = bundle; bundle == "" {
+		delete(s.bundles, name)
+	}
+	s.translator.SetCRDVersions(slices.Compact(slices.Sorted(maps.Values(s.bundles))))
 }
 
 // takeSecret passes on a Secret, and says whether it has come or gone by its

@@ -261,7 +261,8 @@ func TestGatewayGetsAnAddress(t *testing.T) {
 			return false
 		}
 		_, err = convert(u, &class)
-		return err == nil && strings.HasPrefix(condition(class.Status.Conditions, "Accepted"), "True")
+		return err == nil && strings.HasPrefix(condition(class.Status.Conditions, "Accepted"), "True") &&
+			strings.HasPrefix(condition(class.Status.Conditions, "SupportedVersion"), "True")
 	})
 	for _, s := range w.services(w.system) {
 		if s.Name != name || s.Spec.Type != corev1.ServiceTypeLoadBalancer || s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal ||
@@ -579,7 +580,7 @@ func TestWaitsForDefinitions(t *testing.T) {
 		t.Fatal("it waits for kinds that the API server does not have")
 	}
 	for _, k := range p.Kinds() {
-		if custom := strings.Contains(k.Name, "gateway."); k.Present == custom {
+		if custom := strings.Contains(k.Name, ".gateway."); k.Present == custom {
 			t.Errorf("%s: present %v, error %q", k.Name, k.Present, k.Error)
 		}
 	}
@@ -595,4 +596,3 @@ func (p *pod) kind(name string) KindStatus {
 	all := p.Kinds()
 	return all[slices.IndexFunc(all, func(k KindStatus) bool { return k.Name == name })]
 }
-
