@@ -57,6 +57,8 @@ func TestConnectionLimits(t *testing.T) {
 		_, ok := open("203.0.113.1")
 		return ok
 	})
+	s.admit.mu.Lock()
+	defer s.admit.mu.Unlock()
 	if n := len(s.admit.clients); n > 4 {
 		t.Errorf("%d clients are remembered", n)
 	}

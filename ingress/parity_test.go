@@ -249,15 +249,15 @@ func TestLimitsAndErrors(t *testing.T) {
 				t.Errorf("a header of 80 KiB: %v, want 431", err)
 			}
 			c = dialHTTP(t, v, bind.String(), conf)
-			const size = 6 << 20
+			const size = 2 << 20
 			req, _ = http.NewRequest("POST", "https://a.org/only", io.LimitReader(zeros{}, size))
 			resp, err = c.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer resp.Body.Close()
-			if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), `"Body":6291456,`) {
-				t.Errorf("an upload of 6 MiB: got %s", body)
+			if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), `"Body":2097152,`) {
+				t.Errorf("an upload of 2 MiB: got %s", body)
 			}
 			if v == "h1" {
 				nc, err := tls.Dial("tcp", bind.String(), conf)

@@ -137,18 +137,18 @@ func TestTCPWithoutBackend(t *testing.T) {
 func TestTCPIdle(t *testing.T) {
 	addr := listenTCP(t, naming("a"))
 	bind := freeBind(t)
-	startStreams(t, ServerConfig{Limits: Limits{StreamIdleTimeout: 200 * time.Millisecond}}, []string{addr}, tcpPort(bind, streamRoute("r", nil, false, addr)))
+	startStreams(t, ServerConfig{Limits: Limits{StreamIdleTimeout: time.Second}}, []string{addr}, tcpPort(bind, streamRoute("r", nil, false, addr)))
 	c, err := net.Dial("tcp", bind.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(10 * time.Second))
-	for range 10 { // longer than the timeout, but never silent for it
+	for range 20 { // longer than the timeout, but never silent for it
 		io.WriteString(c, "x")
-		time.Sleep(40 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
-	if _, err := io.CopyN(io.Discard, c, 12); err != nil {
+	if _, err := io.CopyN(io.Discard, c, 22); err != nil {
 		t.Fatalf("a connection in use was ended: %v", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, syscall.EAGAIN) {
@@ -315,7 +315,7 @@ func TestUDP(t *testing.T) {
 		return &Port{Bind: bind, Gateway: "infra/gw", Public: 53, Listeners: []*Listener{{Owner: "Gateway/infra/gw", Name: "dns", Protocol: UDP, Streams: []*StreamRoute{streamRoute("r", nil, false, to)}}}}
 	}
 	var events failures
-	s := startStreams(t, ServerConfig{Events: events.events(), Limits: Limits{Sessions: 4, SessionIdleTimeout: 300 * time.Millisecond}}, []string{a, b}, port(a))
+	s := startStreams(t, ServerConfig{Events: events.events(), Limits: Limits{Sessions: 4, SessionIdleTimeout: 2 * time.Second}}, []string{a, b}, port(a))
 	ask := func(c net.Conn, q string) (name, via, got string, err error) {
 		c.SetDeadline(time.Now().Add(5 * time.Second))
 		if _, err = io.WriteString(c, q); err != nil {
