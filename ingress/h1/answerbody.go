@@ -41,15 +41,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 // end ends the body.
 func (b *responseBody) end(err error) {
 	if err == io.EOF {
-		if b.trailer != nil {
-			if b.resp.Trailer == nil {
-				b.resp.Trailer = b.trailer
-			} else {
-				for name, values := range b.trailer {
-					b.resp.Trailer[name] = values
-				}
-			}
-		}
+		b.addTrailer(&b.resp.Trailer)
 		b.err = io.EOF
 		b.cc.release()
 		return

@@ -228,6 +228,17 @@ func (b *messageBody) advance() (bool, error) {
 	return true, nil
 }
 
+// addTrailer adds the trailer to the keys that were announced.
+func (b *messageBody) addTrailer(to *http.Header) {
+	if *to == nil {
+		*to = b.trailer
+		return
+	}
+	for name, values := range b.trailer {
+		(*to)[name] = values
+	}
+}
+
 // parseChunk parses a chunk's size, and says how long its extensions are. It is
 // 1*HEXDIG and nothing around it: no sign, no prefix, no whitespace.
 func parseChunk(line []byte) (size int64, ext int, err error) {

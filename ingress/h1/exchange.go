@@ -3,7 +3,9 @@ package h1
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -71,7 +73,7 @@ func (x *requestContext) Done() <-chan struct{} {
 }
 
 // errClientGone is why a body cannot be read any more.
-var errClientGone = errors.New("h1: the client closed the connection")
+var errClientGone = fmt.Errorf("h1: the client closed the connection: %w", io.ErrUnexpectedEOF)
 
 // requestBody is the body that a handler reads. One goroutine at a time reads;
 // Close may come from another and interrupts it.
@@ -123,25 +125,29 @@ func (b *requestBody) begin() error {
 // count counts n bytes, of which none are beyond the limit, and notes err.
 func (b *requestBody) count(n int, err error) (int, error) {
 	total := b.n.Add(int64(n))
-	switch m := b.c.s.MaxBodyBytes; {
-	case m > 0 && total > m:
-		n = max(0, n-int(total-m))
-		err = &http.MaxBytesError{Limit: m}
-	case err == io.EOF && b.trailer != nil:
-		if b.ex.req.Trailer == nil {
-			b.ex.req.Trailer = b.trailer
-		} else {
-			for name, values := range b.trailer {
-				b.ex.req.Trailer[name] = values
-			}
-		}
-		b.trailer = nil
+	if m := b.c.s.MaxBodyBytes; m > 0 && total > m {
+		n, err = max(0, n-int(total-m)), &http.MaxBytesError{Limit: m}
 	}
-	if err == io.ErrUnexpectedEOF {
-		err = errClientGone
+	if err != nil {
+		b.err = b.end(err)
 	}
-	b.err = err
-	return n, err
+	return n, b.err
+}
+
+// end makes of an error what the handler is told. A client that is gone ends the
+// request's context.
+func (b *requestBody) end(err error) error {
+	var nerr net.Error
+	switch {
+	case err == io.EOF:
+		b.addTrailer(&b.ex.req.Trailer)
+	case err == io.ErrUnexpectedEOF:
+		b.ex.ctx.stop()
+		return errClientGone
+	case errors.As(err, &nerr) && !nerr.Timeout(): // a reset
+		b.ex.ctx.stop()
+	}
+	return err
 }
 
 // BytesRead is how many bytes of the body have been read so far.

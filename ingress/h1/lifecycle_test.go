@@ -239,6 +239,22 @@ func TestClientGoesAway(t *testing.T) {
 			<-over
 		})
 	}
+	t.Run("while the body is read", func(t *testing.T) {
+		over := make(chan struct{})
+		addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			if _, err := io.ReadAll(r.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("the body ended with %v", err)
+			}
+			if r.Context().Err() == nil {
+				t.Error("the context has not ended")
+			}
+		}))
+		p := newRawPeer(t, dial(t, addr))
+		p.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
+		p.Close()
+		<-over
+	})
 	t.Run("not at all", func(t *testing.T) {
 		addr := serve(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			select {

@@ -116,7 +116,7 @@ func (b *requestBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	n, err := b.messageBody.SpliceTo(dst, most)
 	b.n.Add(n)
 	if err != nil {
-		b.err = err
+		b.err = b.end(err)
 	}
-	return n, err
+	return n, b.err
 }
