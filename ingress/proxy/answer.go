@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Response flags, as Envoy's access log has them.
@@ -115,7 +116,7 @@ func (t *transaction) common(h http.Header) {
 	}
 	h["Server"] = t.p.server
 	if _, ok := h["Date"]; !ok {
-		h["Date"] = t.p.clock.date(t.x.Start)
+		h["Date"] = t.p.clock.date(time.Now())
 	}
 	if s := t.x.Client.AltSvc; s != "" {
 		h["Alt-Svc"] = []string{s}

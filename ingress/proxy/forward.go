@@ -101,7 +101,9 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	if a.n > 1 {
 		// A connection may still be writing the header of the attempt before.
 		a.req.Header = a.req.Header.Clone()
-		a.req.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(a.n)}
+		if _, told := a.req.Header["X-Envoy-Attempt-Count"]; told {
+			a.req.Header["X-Envoy-Attempt-Count"] = []string{strconv.Itoa(a.n)}
+		}
 	}
 	if t.connect {
 		t.asUpgrade(&a.req)
@@ -151,6 +153,7 @@ func announced(trailer http.Header) http.Header {
 func (a *attempt) end(cause error) {
 	a.header.stop()
 	a.try.stop()
+	a.body.over.Store(true)
 	a.ctx.cancel(cause)
 }
 

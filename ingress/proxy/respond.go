@@ -25,6 +25,10 @@ func (t *transaction) answered(a *attempt, res *http.Response) {
 		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, "the backend switched to a protocol that nobody asked for")
 		return
 	}
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, "the backend answered with status "+strconv.Itoa(res.StatusCode))
+		return
+	}
 	if t.rule.GRPC && !t.grpc {
 		t.grpc = isGRPC(res.Header)
 	}

@@ -66,7 +66,7 @@ func (t *transaction) switched(a *attempt, res *http.Response) bool {
 		return true
 	}
 	defer backend.Close()
-	if err := t.agreed(res); err != nil {
+	if err := t.agreed(a, res); err != nil {
 		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, err.Error())
 		return true
 	}
@@ -81,14 +81,14 @@ func (t *transaction) switched(a *attempt, res *http.Response) bool {
 }
 
 // agreed checks that the backend switched to what it was asked for.
-func (t *transaction) agreed(res *http.Response) error {
+func (t *transaction) agreed(a *attempt, res *http.Response) error {
 	if got := headerValue(res.Header, "Upgrade"); !equalFold(got, t.upgrade) {
 		return fmt.Errorf("the backend switched to %q, not to %q", got, t.upgrade)
 	}
 	if !t.connect {
 		return nil // the client checks the rest itself
 	}
-	want := acceptKey(headerValue(t.r.Header, "Sec-Websocket-Key"))
+	want := acceptKey(headerValue(a.req.Header, "Sec-Websocket-Key"))
 	if got := headerValue(res.Header, "Sec-Websocket-Accept"); got != want {
 		return errors.New("the backend's Sec-WebSocket-Accept is not that of our key: is it a WebSocket server?")
 	}

@@ -281,6 +281,28 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 	}
 }
 
+func TestUpgradeTriesAnotherEndpoint(t *testing.T) {
+	conf := clusterOf(upstream.HTTP1, closedPort(t), closedPort(t))
+	conf.Endpoints = append(conf.Endpoints, wsBackend(t).Endpoints...)
+	var tries int
+	for range 20 {
+		// The endpoint's bad name is remembered, so each time anew.
+		e := newEdge(t, one(conf), toA())
+		e.serveTLS()
+		res, pw, err := connectStream(t, e, t.Context(), "websocket", "/")
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("%v, %v", res, err)
+		}
+		pw.Close()
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if tries = e.last(1).Attempts; tries > 1 {
+			return
+		}
+	}
+	t.Error("no refused connection in 20 times, of 2 chances in 3")
+}
+
 func TestExtendedConnectRefusals(t *testing.T) {
 	e := newEdge(t, one(wsBackend(t)), toA())
 	e.serveTLS()
