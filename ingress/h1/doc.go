@@ -9,8 +9,17 @@
 //
 // One goroutine serves a connection: it reads, parses, calls the handler and
 // writes. A RoundTrip runs on its caller's goroutine; a request body of unknown
-// length, or of more than 64 KiB, is carried by one more, which is waited for.
+// length, of more than 64 KiB, or that waits for 100 Continue, is carried by one
+// more, which is waited for.
 // An idle TCP connection, at either end, holds no buffer.
+//
+// # Cost
+//
+// Beside the kernel's, a request of six fields costs the server 9 allocations of
+// 2.2 KiB together (head, map and values of its header, exchange, context, header
+// of the answer), and the client 7 of 1 KiB, two of them for the context
+// (BenchmarkServer, BenchmarkClient). An idle connection takes 4 KiB of stack and
+// less than 5 KiB of heap, where net/http's server takes 8 and 11.
 //
 // # What differs from net/http
 //
