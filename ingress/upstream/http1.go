@@ -36,11 +36,8 @@ func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 			return nil, e
 		}
 		if e.BodyRead {
-			if req.GetBody == nil {
-				return nil, e
-			}
-			body, err := req.GetBody()
-			if err != nil {
+			body := bodyAgain(req)
+			if body == nil {
 				return nil, e
 			}
 			again := *req

@@ -12,42 +12,51 @@ import (
 
 // roundTrip2 sends req over HTTP/2.
 func (x *exchange) roundTrip2(req *http.Request) (*http.Response, *Error) {
-	p := x.host.peer
-	body := bodyOf(req)
-	var sent *sendBody
+	own := bodyOf(req)
+	body := own
 	for try := 1; ; try++ {
-		c, err := p.take2(x.ctx, x.timeout)
-		if err != nil {
-			e := connectError(x.ctx, x.host, err)
-			e.BodyRead = sent != nil && sent.read.Load()
-			return nil, e
-		}
-		o := c.outgoing(req, body)
-		if body != nil {
-			sent = &o.body
-		}
-		resp, err := c.cc.RoundTrip(&o.req)
-		if err == nil {
-			b := &answerBody{rc: resp.Body}
-			b.x, b.two = *x, c
-			resp.Body = b
+		resp, e := x.try2(req, body)
+		if e == nil {
 			return resp, nil
 		}
-		e := x.error2(err, sent)
-		if e.Kind == Timeout {
-			p.check(c)
+		next := body
+		more := !e.Processed && (e.Kind == Closed || e.Kind == Reset) && try < h2Tries
+		if more && e.BodyRead {
+			next = bodyAgain(req)
+			more = next != nil
 		}
-		p.put2(c)
-		if e.Processed || e.Kind != Closed && e.Kind != Reset || try == h2Tries {
+		if body != own && (!more || next != body) {
+			body.Close()
+		}
+		if !more {
+			e.BodyRead = e.BodyRead || body != own
 			return nil, e
 		}
-		if sent != nil {
-			var ok bool
-			if body, ok = anew(req, sent); !ok {
-				return nil, e
-			}
-		}
+		body = next
 	}
+}
+
+// try2 sends req, with body, once.
+func (x *exchange) try2(req *http.Request, body io.ReadCloser) (*http.Response, *Error) {
+	p := x.host.peer
+	c, err := p.take2(x.ctx, x.timeout)
+	if err != nil {
+		return nil, connectError(x.ctx, x.host, err)
+	}
+	o := c.outgoing(req, body)
+	resp, err := c.cc.RoundTrip(&o.req)
+	if err == nil {
+		b := &answerBody{rc: resp.Body}
+		b.x, b.two = *x, c
+		resp.Body = b
+		return resp, nil
+	}
+	e := x.error2(err, &o.body)
+	if e.Kind == Timeout {
+		p.check(c)
+	}
+	p.put2(c)
+	return nil, e
 }
 
 // outgoing is req as it goes over c. Its header is a copy wherever it differs, for

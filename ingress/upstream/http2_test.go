@@ -143,8 +143,24 @@ func TestHTTP2SendsAgainWhatWasRefused(t *testing.T) {
 		c := one(t, s, Config{Protocol: H2, Endpoints: []Endpoint{at(t, addr)}})
 		mustSend(t, c, request(t, "GET", "/", ""), "ok")
 		mustSend(t, c, request(t, "POST", "/", ""), "ok")
+
+		n.Store(0)
+		mustSend(t, c, request(t, "GET", "/", ""), "ok")
+		r := request(t, "POST", "/", "body")
+		var closed atomic.Int32
+		r.GetBody = func() (io.ReadCloser, error) { return closeCounted{strings.NewReader("body"), &closed}, nil }
+		r.Body, _ = r.GetBody()
+		mustSend(t, c, r, "ok")
+		eventually(t, "each body is closed", func() bool { return closed.Load() >= 1 })
 	}
 }
+
+type closeCounted struct {
+	io.Reader
+	n *atomic.Int32
+}
+
+func (c closeCounted) Close() error { c.n.Add(1); return nil }
 
 // Some errors of http2 are known by their text alone: these are those of a
 // connection that takes no more requests.
@@ -154,7 +170,7 @@ func TestHTTP2ErrorTexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cc, err := newH2Transport(SetConfig{MaxHeaderBytes: 1 << 10}).NewClientConn(nc)
+	cc, err := newH2ClientConn(newH2Transport(SetConfig{MaxHeaderBytes: 1 << 10}), nc)
 	if err != nil {
 		t.Fatal(err)
 	}

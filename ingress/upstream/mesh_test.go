@@ -120,6 +120,25 @@ func TestMeshIsTold(t *testing.T) {
 	}
 }
 
+// A BackendTLSPolicy holds in the mesh, too: TLS goes through the tunnel.
+func TestTLSThroughTheMesh(t *testing.T) {
+	d := newTunnels(t)
+	ca := newAuthority(t, "ca")
+	srv := tlsServer(t, ca.issue(time.Hour, "a.example"), func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Proto, " ", r.Header.Get(xfcc) != "")
+	}, nil)
+	for _, proto := range []Protocol{HTTP1, H2} {
+		s := newSet(t, SetConfig{Dialer: d})
+		c := one(t, s, Config{Protocol: proto, TLS: &TLS{ServerName: "a.example", Roots: ca.pool()}, Endpoints: []Endpoint{at(t, srv.URL)}})
+		for range 3 {
+			mustSend(t, c, request(t, "GET", "/", ""), [...]string{"HTTP/1.1 true", "HTTP/2.0 true"}[proto])
+		}
+		if n := s.Totals().Connects; n != 1 {
+			t.Errorf("%d connections, want one that is used again", n)
+		}
+	}
+}
+
 // Many large answers that nobody reads share the tunnel with small ones.
 func TestSlowStreamsStallNobody(t *testing.T) {
 	d := newTunnels(t)

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // wastedTries is how many connections that the peer closed before they took a
@@ -24,30 +21,15 @@ const (
 	// timed out. There are no other pings but the first: gRPC servers end
 	// connections that ping too often.
 	checkTime = 5 * time.Second
-	// streamWindow is how much of one answer is taken from a backend before the
-	// client has taken it.
-	streamWindow = 1 << 20
 	// firstStreams is how many streams a connection is thought to have before the
 	// peer says so: that many requests wait for one connect.
 	firstStreams = 100
 )
 
-func newH2Transport(cfg SetConfig) *http2.Transport {
-	t, err := http2.ConfigureTransports(&http.Transport{
-		DisableCompression: true,
-		HTTP2:              &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow},
-	})
-	if err != nil {
-		panic("upstream: " + err.Error()) // a new http.Transport has no HTTP/2 yet
-	}
-	t.MaxHeaderListSize = uint32(cfg.MaxHeaderBytes)
-	return t
-}
-
 // conn2 is a connection that speaks HTTP/2: many requests at a time.
 type conn2 struct {
 	*link
-	cc *http2.ClientConn
+	cc *h2ClientConn
 
 	// Guarded by peer.mu.
 	streams   int
@@ -257,7 +239,7 @@ func (p *peer) connect2(timeout time.Duration) (*conn2, error) {
 		return nil, &handshakeError{fmt.Errorf("the backend does not speak HTTP/2: it chose %q by ALPN", got)}
 	}
 	c := &conn2{link: l}
-	cc, err := p.set.h2.NewClientConn(&wire{l.Conn, c})
+	cc, err := newH2ClientConn(p.set.h2, &wire{l.Conn, c})
 	if err != nil {
 		l.shut()
 		return nil, err

@@ -119,21 +119,16 @@ func bodyOf(req *http.Request) io.ReadCloser {
 	return req.Body
 }
 
-// anew returns a body to send req with once more after body was tried; ok is false
-// if there is none.
-func anew(req *http.Request, body *sendBody) (rc io.ReadCloser, ok bool) {
-	switch {
-	case body.rc == nil, !body.read.Load():
-		return body.rc, true
-	case req.GetBody == nil:
-		return nil, false
+// bodyAgain returns the body of req to send it once more, or nil.
+func bodyAgain(req *http.Request) io.ReadCloser {
+	if req.GetBody == nil {
+		return nil
 	}
 	rc, err := req.GetBody()
 	if err != nil {
-		return nil, false
+		return nil
 	}
-	body.rc.Close()
-	return rc, true
+	return rc
 }
 
 func addXFCC(h http.Header, value string) {

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // SetConfig says how a Set connects. The zero value works.
@@ -80,7 +78,7 @@ func (c SetConfig) withDefaults() SetConfig {
 type Set struct {
 	cfg  SetConfig
 	log  *slog.Logger
-	h2   *http2.Transport
+	h2   *h2Transport
 	idle atomic.Int64 // idle HTTP/1.1 connections
 
 	clusters atomic.Pointer[map[string]*Cluster] // replaced whole when a key comes or goes
