@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -65,7 +64,8 @@ func cors(in *gatewayv1.HTTPCORSFilter) (*proxy.CORS, *invalid) {
 			if !httpguts.ValidHeaderFieldName(string(h)) {
 				return nil, unsupported("%s: %q is not the name of a header field", list.field, h)
 			}
-			*list.out = append(*list.out, http.CanonicalHeaderKey(string(h)))
+			// As it is written: that is how browsers and people compare it.
+			*list.out = append(*list.out, string(h))
 		}
 	}
 	return out, nil
