@@ -206,6 +206,24 @@ func TestBindErrors(t *testing.T) {
 	}
 }
 
+// TestOneSocketForTwo: of two Ports with one Bind, which nobody should make, the
+// first is served, and stays so.
+func TestOneSocketForTwo(t *testing.T) {
+	bind := freeBind(t)
+	s := start(t, ServerConfig{})
+	port := func(name string) *Port {
+		return &Port{Bind: bind, Gateway: "infra/" + name, Public: 80, Listeners: []*Listener{{Name: name, Protocol: HTTP, Routes: rules("/")}}}
+	}
+	first, second := port("first"), port("second")
+	for range 3 {
+		s.apply(t, first, second)
+		s.maintain(time.Now())
+		if _, a, _ := dialHTTP(t, "h1", bind.String(), nil).get(t, "a.org", "/"); a.Listener != "first" {
+			t.Errorf("got listener %q, want the first one's", a.Listener)
+		}
+	}
+}
+
 // TestNoQUICIsNoFailure: a UDP port that is taken costs HTTP/3, and that is not
 // advertised then.
 func TestNoQUICIsNoFailure(t *testing.T) {
