@@ -16,7 +16,9 @@
 // Health is learnt from failed connects alone: an endpoint that accepts connections
 // and answers nothing but errors is not left out. DNS names are resolved when they
 // are dialled, and the answer is kept for a fixed time, for the resolver does not
-// tell its TTL. Datagrams (DialPacket) are never carried by the mesh, as nobody's
+// tell its TTL. HTTP/2 connections are pinged when they are opened and when a
+// request on them times out, and not in between: gRPC servers take frequent pings
+// for abuse. A peer that vanishes is noticed by then, or by TCP. Datagrams (DialPacket) are never carried by the mesh, as nobody's
 // mesh of HBONE does: they reach an enrolled endpoint in the clear. Extended CONNECT
 // (RFC 8441) is not spoken to backends; WebSocket goes over HTTP/1.1.
 package upstream

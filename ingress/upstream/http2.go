@@ -44,6 +44,7 @@ func (x *exchange) try2(req *http.Request, body io.ReadCloser) (*http.Response, 
 		return nil, connectError(x.ctx, x.host, err)
 	}
 	o := c.outgoing(req, body)
+	news := c.news.Load()
 	resp, err := c.cc.RoundTrip(&o.req)
 	if err == nil {
 		b := &answerBody{rc: resp.Body}
@@ -52,7 +53,7 @@ func (x *exchange) try2(req *http.Request, body io.ReadCloser) (*http.Response, 
 		return resp, nil
 	}
 	e := x.error2(err, &o.body)
-	if e.Kind == Timeout {
+	if e.Kind == Timeout && c.news.Load() == news {
 		p.check(c)
 	}
 	p.put2(c)

@@ -22,8 +22,7 @@ type link struct {
 	gen      uint64 // of the peer, when the dial began
 	addr     netip.Addr
 	xfcc     string // "" = not in the mesh
-	born     int64  // since epoch
-	oldAt    int64
+	oldAt    int64  // since epoch
 	closed   atomic.Bool
 }
 
@@ -34,7 +33,7 @@ var errMoved = errors.New("the address joined or left the mesh while it was dial
 const movedTries = 3
 
 // connect connects, in at most timeout. cfg is nil for no TLS. Whether a slot of the
-// peer is used is the caller's to say; he closes what he gets with shut.
+// peer is used is the caller's to say; he closes what he gets with shut, and tells p.health if it is of use.
 func (p *peer) connect(ctx context.Context, src netip.AddrPort, cfg *tls.Config, timeout time.Duration) (*link, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errConnectTimeout)
@@ -45,7 +44,6 @@ func (p *peer) connect(ctx context.Context, src netip.AddrPort, cfg *tls.Config,
 		l, err = p.connectOnce(ctx, src, cfg)
 	}
 	if err == nil {
-		p.health.succeeded()
 		return l, nil
 	}
 	p.set.totals.failures.Add(1)
@@ -71,9 +69,9 @@ func (p *peer) connectOnce(ctx context.Context, src netip.AddrPort, cfg *tls.Con
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: c.Conn, raw: c, peer: p, gen: gen, addr: addr, born: sinceEpoch()}
+	l := &link{Conn: c.Conn, raw: c, peer: p, gen: gen, addr: addr}
 	age := p.set.cfg.MaxAge
-	l.oldAt = l.born + int64(age-age/10+rand.N(age/5+1))
+	l.oldAt = sinceEpoch() + int64(age-age/10+rand.N(age/5+1))
 	p.meshed.Store(c.Mesh != nil)
 	if c.Mesh != nil {
 		l.xfcc = formatXFCC(c.Mesh)

@@ -84,6 +84,7 @@ func (p *peer) open1(ctx context.Context, timeout time.Duration) (*conn1, error)
 		p.releaseSlot()
 		return nil, err
 	}
+	p.health.succeeded()
 	return &conn1{link: l, h1: h1.NewClientConn(l.Conn, h1.ClientOptions{MaxHeaderBytes: p.set.cfg.MaxHeaderBytes})}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,7 +30,8 @@ const (
 // conn2 is a connection that speaks HTTP/2: many requests at a time.
 type conn2 struct {
 	*link
-	cc *h2ClientConn
+	cc   *h2ClientConn
+	news atomic.Uint64 // counts what has been read
 
 	// Guarded by peer.mu.
 	streams   int
@@ -47,11 +49,17 @@ type opening2 struct {
 	waiters int // guarded by peer.mu
 }
 
-// wire tells the pool that http2 has closed its connection: the peer did, or the
-// pool.
+// wire tells the pool what http2 does not: that the peer is alive, and that the
+// connection has been closed, by the peer or by the pool.
 type wire struct {
 	net.Conn
 	c *conn2
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	w.c.news.Add(1)
+	return n, err
 }
 
 func (w *wire) Close() error {
@@ -256,11 +264,12 @@ func (p *peer) connect2(timeout time.Duration) (*conn2, error) {
 		p.health.failed(err, sinceEpoch())
 		return nil, err
 	}
+	p.health.succeeded()
 	return c, nil
 }
 
-// check closes a connection on which a request timed out if the peer is not there
-// any more, so that it does not keep others waiting.
+// check closes a connection on which a request timed out, and nothing came
+// meanwhile, if the peer is not there any more: it shall not keep others waiting.
 func (p *peer) check(c *conn2) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -270,15 +279,15 @@ func (p *peer) check(c *conn2) {
 	c.checked = p.set.spawn(func() {
 		ctx, cancel := context.WithTimeout(p.set.stop, checkTime)
 		defer cancel()
-		err := c.cc.Ping(ctx)
-		p.mu.Lock()
-		c.checked = false
-		p.wakeLocked()
-		p.mu.Unlock()
-		if err != nil {
+		if err := c.cc.Ping(ctx); err != nil {
 			c.close()
 			p.health.failed(fmt.Errorf("HTTP/2 ping: %w", err), sinceEpoch())
+			return
 		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		c.checked = false
+		p.wakeLocked()
 	})
 }
 

@@ -74,6 +74,7 @@ func (p *peer) connectStream(ctx context.Context, client netip.AddrPort, cfg *tl
 	l, err := p.connect(ctx, client, cfg, timeout)
 	p.mu.Lock()
 	if err == nil {
+		p.health.succeeded()
 		p.disownLocked(l)
 	}
 	p.dials--
