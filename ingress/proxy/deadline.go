@@ -25,28 +25,46 @@ type deadline struct {
 	cause error
 
 	mu    sync.Mutex
-	timer *time.Timer
+	alarm *alarm
 	off   bool
 }
+
+// alarm is a timer that is used again: nearly all are stopped long before their
+// time.
+type alarm struct {
+	timer *time.Timer
+	d     *deadline
+}
+
+var alarms = sync.Pool{New: func() any {
+	a := new(alarm)
+	a.timer = time.AfterFunc(time.Hour, a.ring)
+	a.timer.Stop()
+	return a
+}}
+
+func (a *alarm) ring() { a.d.ctx.cancel(a.d.cause) }
 
 // start sets the time, once.
 func (d *deadline) start(after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.off && d.timer == nil {
-		d.timer = time.AfterFunc(after, d.expire)
+	if !d.off && d.alarm == nil {
+		d.alarm = alarms.Get().(*alarm)
+		d.alarm.d = d
+		d.alarm.timer.Reset(after)
 	}
 }
-
-func (d *deadline) expire() { d.ctx.cancel(d.cause) }
 
 // stop calls it off. The zero value is off.
 func (d *deadline) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.off = true
-	if d.timer != nil {
-		d.timer.Stop()
+	if a := d.alarm; a != nil && a.timer.Stop() {
+		// It has not rung, and will not.
+		a.d, d.alarm = nil, nil
+		alarms.Put(a)
 	}
 }
 

@@ -95,7 +95,7 @@ func TestDefaultTimeoutCountsFromTheEndOfTheUpload(t *testing.T) {
 	b.begin(func() { d.start(time.Millisecond) })
 	a := &attemptBody{b: b, from: new(http.Request), to: new(http.Request)}
 	buf := make([]byte, 6)
-	if _, err := io.ReadFull(a, buf); err != nil || d.timer != nil {
+	if _, err := io.ReadFull(a, buf); err != nil || d.alarm != nil {
 		t.Fatalf("the time runs before the upload is over (%v)", err)
 	}
 	if _, err := a.Read(buf); err != io.EOF {
