@@ -71,9 +71,12 @@ type Source struct {
 	config  *ingress.Config
 	applied ingress.Applied
 
-	mu       sync.Mutex // guards all below
-	problems []Problem
-	statuses map[key]runtime.Object
+	again chan struct{} // one-slot edge: reapplied is set
+
+	mu        sync.Mutex // guards all below
+	problems  []Problem
+	statuses  map[key]runtime.Object
+	reapplied *ingress.Applied // what was told since Run last looked
 }
 
 // New prepares a Source. Nothing is read before Run. The error is of a
@@ -98,6 +101,7 @@ func New(cfg Config) (*Source, error) {
 		reader: reader{dir: dir, files: make(map[string]*content)},
 		attach: attachments{dir: dir, last: make(map[key]map[string][]byte)},
 		made:   make(map[key]object),
+		again:  make(chan struct{}, 1),
 		table:  table{entries: make(map[key]*entry)},
 		binds:  binds{gateways: make(map[types.NamespacedName]*gatewayv1.Gateway)},
 	}
@@ -143,12 +147,26 @@ func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 			t.Stop()
 			return nil
 		case <-t.C:
+		case <-s.again:
+			t.Stop()
 		case <-changed:
 			t.Stop()
 			if !s.settled(ctx, changed) {
 				return nil
 			}
 		}
+	}
+}
+
+// Reapplied tells that what became of the configuration is not what apply
+// returned any more: a socket could be had later. It does not block.
+func (s *Source) Reapplied(a ingress.Applied) {
+	s.mu.Lock()
+	s.reapplied = &a
+	s.mu.Unlock()
+	select {
+	case s.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -235,12 +253,19 @@ func (s *Source) tell(c change) {
 // serve builds a configuration and applies it if it is another, or if not all of
 // the last one could be: a port that was taken may be free now.
 func (s *Source) serve(apply func(*ingress.Config) ingress.Applied, changed bool) {
+	s.mu.Lock()
+	told := s.reapplied
+	s.reapplied = nil
+	s.mu.Unlock()
+	if told != nil {
+		s.applied = *told
+	}
 	failed := len(s.applied.Failed)+len(s.applied.NoQUIC) > 0
-	if s.config != nil && !changed && !failed {
+	if s.config != nil && !changed && !failed && told == nil {
 		return
 	}
 	config := s.build()
-	if config != s.config || failed {
+	if config != s.config || failed && told == nil {
 		s.applied = apply(config)
 		s.config = config
 	}

@@ -41,6 +41,11 @@ func TestAsTheEdgesServiceAccount(t *testing.T) {
 		}
 		return true
 	})
+	for range 2 { // made, and read
+		if _, err := p.Keys(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 	w.gateway("eg", "  - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}\n")
 	w.route("r", "eg")
 	w.apiServer.apply(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: cert, namespace: "+w.apps+"}\ntype: Opaque\nstringData: {a: b}")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -72,6 +73,8 @@ type Source struct {
 	synced   chan struct{}
 	leading  atomic.Bool
 	work     workbench
+	ask      chan chan []gateway.Status // answered by the owner
+	ended    chan struct{}              // closed when the owner has ended
 
 	// The following is the owner's alone.
 	translator *gateway.Translator
@@ -82,10 +85,12 @@ type Source struct {
 	secrets    map[types.NamespacedName]twice
 	config     *ingress.Config
 	applied    ingress.Applied
+	retryAt    time.Time         // when it is applied again if it failed in part
 	bundles    map[string]string // of each definition of Gateway API, which it is of
 
-	mu      sync.Mutex     // guards objects
-	objects map[key]object // those that have a status, as last seen
+	mu        sync.Mutex       // guards all below
+	objects   map[key]object   // those that have a status, as last seen
+	reapplied *ingress.Applied // what was told since the owner last looked
 }
 
 // twice is a Secret as it comes by its type, and by its name.
@@ -124,6 +129,8 @@ func New(cfg Config) (*Source, error) {
 		bundles:  make(map[string]string),
 		secrets:  make(map[types.NamespacedName]twice),
 		objects:  make(map[key]object),
+		ask:      make(chan chan []gateway.Status),
+		ended:    make(chan struct{}),
 	}
 	s.work.wake = make(chan struct{}, 1)
 	s.named = &named{follower: &follower{api: a, log: s.log, inbox: s.inbox}, all: make(map[key]*namedOne)}
@@ -153,6 +160,7 @@ func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 		e.run(ctx, s.lead)
 	})
 	s.own(ctx, apply)
+	close(s.ended)
 	s.named.set(ctx, nil)
 	s.named.wg.Wait()
 	wg.Wait()
@@ -170,6 +178,39 @@ func (s *Source) Kinds() []KindStatus {
 	out := make([]KindStatus, len(s.kinds))
 	for i, k := range s.kinds {
 		out[i] = k.state.get()
+	}
+	return out
+}
+
+// Reapplied tells that what became of the configuration is not what apply
+// returned any more: a socket could be had later. It does not block.
+func (s *Source) Reapplied(a ingress.Applied) {
+	s.mu.Lock()
+	s.reapplied = &a
+	s.mu.Unlock()
+	signal(s.inbox.wake)
+}
+
+// Statuses are the objects that have a status, with what it should say by the
+// last build: on the pod that leads, what is written. They are not to be changed.
+// It is nil before the first build and after the end, and if ctx ends.
+func (s *Source) Statuses(ctx context.Context) []runtime.Object {
+	answer := make(chan []gateway.Status, 1)
+	var statuses []gateway.Status
+	select {
+	case s.ask <- answer:
+		statuses = <-answer
+	case <-s.ended:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []runtime.Object
+	for _, st := range statuses {
+		if o := s.objects[key{st.Kind, types.NamespacedName{Namespace: st.Namespace, Name: st.Name}}]; o != nil {
+			merged, _ := st.Merge(o)
+			out = append(out, merged)
+		}
 	}
 	return out
 }
@@ -197,13 +238,16 @@ func (s *Source) own(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 			}
 		}
 		var again <-chan time.Time
-		if len(s.applied.Failed)+len(s.applied.NoQUIC) > 0 {
-			again = time.After(retryApply)
+		if s.failing() {
+			again = time.After(time.Until(s.retryAt))
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-again:
+		case answer := <-s.ask:
+			answer <- s.translator.Statuses(s.applied, s.placements())
+			continue
 		case <-s.inbox.wake:
 			if !s.settled(ctx) {
 				return
@@ -348,23 +392,37 @@ func (s *Source) wantNamed() map[key]bool {
 
 // serve builds and applies, and says what is to be written.
 func (s *Source) serve(apply func(*ingress.Config) ingress.Applied) {
+	s.mu.Lock()
+	if s.reapplied != nil {
+		s.applied, s.reapplied = *s.reapplied, nil
+	}
+	s.mu.Unlock()
 	config, _ := s.translator.Build()
-	if config != s.config || len(s.applied.Failed)+len(s.applied.NoQUIC) > 0 {
+	if config != s.config || s.failing() && !time.Now().Before(s.retryAt) {
 		s.applied, s.config = apply(config), config
+		s.retryAt = time.Now().Add(retryApply)
 	}
 	if s.leading.Load() {
 		s.assign()
 	}
 }
 
-// assign hands to the leader what is to be written.
-func (s *Source) assign() {
+// failing says whether not every socket could be had.
+func (s *Source) failing() bool { return len(s.applied.Failed)+len(s.applied.NoQUIC) > 0 }
+
+// placements are where each Gateway is reached.
+func (s *Source) placements() map[types.NamespacedName]gateway.Placement {
 	conflicts := s.work.conflicts()
 	placed := make(map[types.NamespacedName]gateway.Placement, len(s.gateways))
 	for name, g := range s.gateways {
 		placed[name] = placement(g, s.index.balancers[name], conflicts[name])
 	}
-	w := &work{statuses: s.translator.Statuses(s.applied, placed), services: maps.Clone(s.index.byName)}
+	return placed
+}
+
+// assign hands to the leader what is to be written.
+func (s *Source) assign() {
+	w := &work{statuses: s.translator.Statuses(s.applied, s.placements()), services: maps.Clone(s.index.byName)}
 	s.index.forget(func(gw types.NamespacedName) bool { return s.gateways[gw] == nil })
 	for _, st := range w.statuses {
 		if st.Kind != "Gateway" {

@@ -282,6 +282,13 @@ func TestGatewayGetsAnAddress(t *testing.T) {
 	if w.get("Gateway", "eg", &g); g.ResourceVersion != before {
 		t.Error("a status was written that had not changed")
 	}
+	// Asked for, it is as written.
+	if !slices.ContainsFunc(p.Statuses(t.Context()), func(o runtime.Object) bool {
+		got, ok := o.(*gatewayv1.Gateway)
+		return ok && got.Name == "eg" && condition(got.Status.Conditions, "Programmed") == "True Programmed gen1"
+	}) {
+		t.Error("the Gateway's status cannot be asked for")
+	}
 	// A socket that could not be had is no port that is programmed.
 	p.mu.Lock()
 	p.failed = map[ingress.Bind]error{{Port: 10080}: fmt.Errorf("address already in use")}
@@ -296,6 +303,45 @@ func TestGatewayGetsAnAddress(t *testing.T) {
 	p.mu.Lock()
 	p.failed = nil
 	p.mu.Unlock()
+	p.Reapplied(ingress.Applied{})
+	eventually(t, "it is once the socket could be had", func() bool {
+		w.get("Gateway", "eg", &g)
+		return !slices.ContainsFunc(g.Status.Listeners, func(l gatewayv1.ListenerStatus) bool {
+			return !strings.HasPrefix(condition(l.Conditions, "Programmed"), "True")
+		})
+	})
+	p.stop()
+	if got := p.Statuses(t.Context()); got != nil {
+		t.Errorf("after the end there are statuses: %v", got)
+	}
+}
+
+// All pods have the same keys, whoever makes them.
+func TestKeysAreShared(t *testing.T) {
+	w := newWorld(t)
+	pods := []*pod{w.pod("a"), w.pod("b"), w.pod("c")}
+	got := make([]string, len(pods))
+	var wg sync.WaitGroup
+	for i, p := range pods {
+		wg.Go(func() {
+			keys, err := p.Keys(t.Context())
+			if err != nil || len(keys) != keysSize {
+				t.Errorf("%d bytes: %v", len(keys), err)
+			}
+			got[i] = string(keys)
+		})
+	}
+	wg.Wait()
+	if got[0] != got[1] || got[1] != got[2] {
+		t.Error("they have different keys")
+	}
+	secrets := w.client.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(w.system)
+	if _, err := secrets.Patch(t.Context(), keysSecret, types.MergePatchType, []byte(`{"data":{"key":"eA=="}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pods[0].Keys(t.Context()); err == nil || !strings.Contains(err.Error(), "delete it") {
+		t.Errorf("keys that are too short: %v", err)
+	}
 }
 
 // What others write in a status stays, and what we wrote goes when it is not

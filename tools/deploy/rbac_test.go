@@ -138,6 +138,8 @@ var permissions = map[string]map[string]string{
 		"services delete":                               "ingress/kube: a Service whose Gateway is gone",
 	},
 	"ingress own": {
+		"secrets create":                                 "ingress/kube: Keys, the first time",
+		"adit-ingress-keys secrets get":                  "ingress/kube: Keys",
 		"leases.coordination.k8s.io create":              "ingress/kube: the election of who writes",
 		"adit-gateway leases.coordination.k8s.io get":    "ingress/kube: the election of who writes",
 		"adit-gateway leases.coordination.k8s.io update": "ingress/kube: the election of who writes",
