@@ -18,7 +18,7 @@
 // are dialled, and the answer is kept for a fixed time, for the resolver does not
 // tell its TTL. HTTP/2 connections are pinged when they are opened and when a
 // request on them times out, and not in between: gRPC servers take frequent pings
-// for abuse. A peer that vanishes is noticed by then, or by TCP. Datagrams (DialPacket) are never carried by the mesh, as nobody's
-// mesh of HBONE does: they reach an enrolled endpoint in the clear. Extended CONNECT
-// (RFC 8441) is not spoken to backends; WebSocket goes over HTTP/1.1.
+// for abuse. A peer that vanishes is noticed by then, or by TCP. HBONE carries no
+// datagrams: those of DialPacket reach an enrolled endpoint in the clear. Extended
+// CONNECT (RFC 8441) is not spoken to backends; WebSocket goes over HTTP/1.1.
 package upstream
