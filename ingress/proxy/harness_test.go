@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ type edge struct {
 	url   string // of the HTTP/1.1 server
 	h2url string // of one for HTTP/2 over TLS, after serveTLS
 	tls   *httptest.Server
+
+	served atomic.Int64
 
 	mu      sync.Mutex
 	records []Exchange
@@ -109,6 +112,7 @@ func (e *edge) serveTLS() *http.Client {
 }
 
 func (e *edge) serve(w http.ResponseWriter, r *http.Request) {
+	e.served.Add(1)
 	x := NewExchange()
 	x.Client = e.cl
 	x.Client.Remote = netip.MustParseAddrPort(r.RemoteAddr)
