@@ -67,9 +67,9 @@ const (
 	// written as it is then.
 	pace = 50 * time.Millisecond
 	// writesPerSecond spares the API server.
-	writesPerSecond = 100
-	writesAtOnce    = 200
-	writers         = 4
+	writesPerSecond = 200
+	writesAtOnce    = 400
+	writers         = 8
 	// again bounds how soon what failed is tried again.
 	againFirst = time.Second
 	againMost  = 30 * time.Second
@@ -78,7 +78,10 @@ const (
 // lead writes until ctx ends, which it does as soon as another pod may have the
 // Lease. Requests under way end with it.
 func (s *Source) lead(ctx context.Context) {
-	w := &writer{Source: s, limit: rate.NewLimiter(writesPerSecond, writesAtOnce), done: make(map[key]written), failed: make(map[key]failure)}
+	w := &writer{
+		Source: s, limit: rate.NewLimiter(writesPerSecond, writesAtOnce),
+		checked: make(map[key]checked), done: make(map[key]written), failed: make(map[key]failure),
+	}
 	s.leading.Store(true)
 	defer s.leading.Store(false)
 	// What is on the bench is of a time when somebody else led.
@@ -113,7 +116,10 @@ func (s *Source) lead(ctx context.Context) {
 type writer struct {
 	*Source
 	limit *rate.Limiter
-	mu    sync.Mutex // guards the maps
+	// checked is what needs not be compared again.
+	checked map[key]checked
+
+	mu sync.Mutex // guards all below
 	// done is what was written and may not have been read back.
 	done map[key]written
 	// failed is what cannot be written as it is.

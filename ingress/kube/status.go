@@ -49,10 +49,12 @@ func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
 		k := key{st.Kind, types.NamespacedName{Namespace: st.Namespace, Name: st.Name}}
 		current[k] = true
 		base := w.base(k)
-		if base == nil || !about(st, base) {
+		if base == nil || !about(st, base) || w.checked[k].holds(st, base) {
 			continue
 		}
-		if _, differs := st.Merge(base); differs && !w.refused(k, base) {
+		if _, differs := st.Merge(base); !differs {
+			w.checked[k] = checked{st, base.GetResourceVersion()}
+		} else if !w.refused(k, base) {
 			tasks = append(tasks, task{st, k, base})
 		}
 	}
@@ -82,6 +84,26 @@ func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
 	close(queue)
 	wg.Wait()
 	return all
+}
+
+// checked is a status that an object was found to have: of ten thousand routes
+// few change at a time.
+type checked struct {
+	status  gateway.Status
+	version string
+}
+
+// holds says that nothing has to be compared: neither of the two is another.
+func (c checked) holds(st gateway.Status, o object) bool {
+	was := c.status
+	return c.version != "" && c.version == o.GetResourceVersion() && was.UID == st.UID && was.Generation == st.Generation &&
+		was.Class == st.Class && was.Gateway == st.Gateway && was.ListenerSet == st.ListenerSet &&
+		shared(was.Parents, st.Parents) && shared(was.Ancestors, st.Ancestors)
+}
+
+// shared says that two slices are one.
+func shared[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // about says whether a status is about this very object, and not about an
@@ -119,6 +141,7 @@ func (w *writer) forget(current map[key]bool) {
 	defer w.mu.Unlock()
 	maps.DeleteFunc(w.done, func(k key, _ written) bool { return !current[k] })
 	maps.DeleteFunc(w.failed, func(k key, _ failure) bool { return !current[k] })
+	maps.DeleteFunc(w.checked, func(k key, _ checked) bool { return !current[k] })
 }
 
 // writeStatus writes one status, and reports false if it is to be tried again. A
