@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"maps"
 	"net/netip"
@@ -91,7 +92,7 @@ func (a *Agent) dump() dump {
 		Connections:  a.proxy.Connections(),
 	}
 	if a.edge != nil {
-		s := a.edge.status()
+		s := a.edge.status(context.Background())
 		d.Gateways = &s
 	}
 	d.Ready, d.NotReady = a.ready.state()

@@ -45,6 +45,8 @@ type edge struct {
 // edgeSource is where Gateway API's objects come from.
 type edgeSource interface {
 	Run(ctx context.Context, apply func(*ingress.Config) ingress.Applied) error
+	// Reapplied is told of sockets that were opened, or lost, after apply.
+	Reapplied(ingress.Applied)
 }
 
 const waitGateways = "gateways"
@@ -71,15 +73,6 @@ func (a *Agent) newEdge() (*edge, error) {
 	}
 	e.metric = metrics.New(counted)
 	a.registry.MustRegister(e.metric)
-	e.dialer = a.proxy.Edge(e.self)
-	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, Logger: e.log})
-	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
-	e.server, err = ingress.New(ingress.ServerConfig{
-		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("ingress: %w", err)
-	}
 	options := gateway.Options{
 		ControllerNames: e.cfg.ControllerNames, Node: a.cfg.NodeName, Logger: e.log,
 		ClientIP: ingress.ClientIP{
@@ -89,6 +82,16 @@ func (a *Agent) newEdge() (*edge, error) {
 	}
 	if err := e.openSource(options); err != nil {
 		return nil, err
+	}
+	secret := e.sharedSecret()
+	e.dialer = a.proxy.Edge(e.self)
+	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, IDKey: secret, Logger: e.log})
+	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
+	e.server, err = ingress.New(ingress.ServerConfig{
+		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout, Secret: secret,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ingress: %w", err)
 	}
 	a.ready.wait(waitGateways, "no configuration has been applied yet")
 	return e, nil
@@ -120,6 +123,25 @@ func (e *edge) openSource(options gateway.Options) (err error) {
 	}
 	e.source = e.kube
 	return nil
+}
+
+// keysTimeout bounds the wait for the secret that pods of the edge share.
+const keysTimeout = 10 * time.Second
+
+// sharedSecret is what sessions are recognised by: those of another pod, too, and
+// of this one before its restart. nil = only its own.
+func (e *edge) sharedSecret() []byte {
+	if e.kube == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), keysTimeout)
+	defer cancel()
+	secret, err := e.kube.Keys(ctx)
+	if err != nil {
+		e.log.Warn("sessions will not be recognised by the other pods of the edge: the secret that they share cannot be read", "error", err)
+		return nil
+	}
+	return secret
 }
 
 // openAccessLog opens the log of requests, nil if there is to be none.
@@ -197,6 +219,7 @@ func (e *edge) start(soft, hard context.Context, traffic, supports *group) {
 		supports.run("request log", func() error { return e.access.Run(hard) })
 	}
 	supports.run("gateways", func() error { return e.source.Run(hard, e.apply) })
+	supports.run("sockets of the ingress", func() error { return e.followSockets(hard) })
 	traffic.run("ingress", func() error { return e.serve(soft) })
 }
 
@@ -264,6 +287,18 @@ func (e *edge) keepIdentity(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// followSockets tells the source of sockets that could be had later than the rest.
+func (e *edge) followSockets(ctx context.Context) error {
+	for {
+		select {
+		case <-e.server.Changed():
+			e.source.Reapplied(e.server.Applied())
 		case <-ctx.Done():
 			return nil
 		}

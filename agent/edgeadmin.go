@@ -1,11 +1,17 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+
 	"github.com/adit-mesh/adit/ingress"
+	"github.com/adit-mesh/adit/ingress/gateway"
 )
 
 // EdgeStatus is GET /gateways: what the edge of an agent serves.
@@ -19,22 +25,37 @@ type EdgeStatus struct {
 	// Leading says that this one writes statuses and Services.
 	Leading bool `json:"leading,omitempty"`
 	// Problems are what could not be read.
-	Problems []string     `json:"problems,omitempty"`
-	Served   ingress.Dump `json:"served"`
+	Problems []string `json:"problems,omitempty"`
+	// Conditions are those of Gateway API's objects that are not as they should be.
+	Conditions []EdgeCondition `json:"conditions,omitempty"`
+	Served     ingress.Dump    `json:"served"`
 }
 
-func (e *edge) status() EdgeStatus {
+// EdgeCondition is a condition in an object's status that somebody has to mend.
+type EdgeCondition struct {
+	Object  string `json:"object"` // KIND/NAMESPACE/NAME
+	Of      string `json:"of,omitempty"`
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+func (e *edge) status(ctx context.Context) EdgeStatus {
 	a := e.agent
 	s := EdgeStatus{Version: a.version(), Node: a.cfg.NodeName, Now: time.Now(), Source: e.cfg.Config, Served: e.server.Dump()}
 	if a.opt.Self.Name != "" {
 		s.Pod = a.opt.Self.Namespace + "/" + a.opt.Self.Name
 	}
+	var objects []runtime.Object
 	if e.file != nil {
+		objects = e.file.Statuses()
 		for _, p := range e.file.Problems() {
 			s.Problems = append(s.Problems, p.String())
 		}
 	}
 	if e.kube != nil {
+		objects = e.kube.Statuses(ctx)
 		s.Source, s.Leading = "kubernetes", e.kube.Leading()
 		for _, k := range e.kube.Kinds() {
 			if k.Error != "" {
@@ -42,7 +63,33 @@ func (e *edge) status() EdgeStatus {
 			}
 		}
 	}
+	for _, o := range objects {
+		s.Conditions = append(s.Conditions, badConditions(o)...)
+	}
 	return s
+}
+
+func badConditions(o runtime.Object) []EdgeCondition {
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return nil
+	}
+	name := strings.TrimPrefix(fmt.Sprintf("%T", o), "*v1.")
+	if kind := o.GetObjectKind().GroupVersionKind().Kind; kind != "" {
+		name = kind
+	}
+	for _, part := range []string{m.GetNamespace(), m.GetName()} {
+		if part != "" {
+			name += "/" + part
+		}
+	}
+	var out []EdgeCondition
+	for _, c := range gateway.Conditions(o) {
+		if c.Bad() {
+			out = append(out, EdgeCondition{Object: name, Of: c.Of, Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message})
+		}
+	}
+	return out
 }
 
 // registerEdge adds GET /gateways and GET /route to mux.
@@ -56,7 +103,7 @@ func (a *Agent) registerEdge(mux *http.ServeMux) {
 			serve(w, r, a.edge)
 		}
 	}
-	mux.HandleFunc("GET /gateways", with(func(w http.ResponseWriter, _ *http.Request, e *edge) { writeJSON(w, e.status()) }))
+	mux.HandleFunc("GET /gateways", with(func(w http.ResponseWriter, r *http.Request, e *edge) { writeJSON(w, e.status(r.Context())) }))
 	mux.HandleFunc("GET /route", with(serveRoute))
 }
 

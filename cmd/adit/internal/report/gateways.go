@@ -24,6 +24,7 @@ func Gateways(w io.Writer, width int, pods []From[agent.EdgeStatus]) {
 		{title: "POD", min: 10, optional: 1}, {title: "GATEWAY", min: 12}, {title: "LISTENER", min: 8}, {title: "HOST", min: 8}, {title: "PORT", right: true},
 		{title: "BIND", min: 8, optional: 2}, {title: "HTTP3"}, {title: "RULES", right: true}, {title: "STATE", min: 12, prose: true},
 	}, rows)
+	notGood(w, pods)
 	for _, p := range pods {
 		if p.Err != nil || len(p.Value.Problems) == 0 {
 			continue
@@ -31,6 +32,27 @@ func Gateways(w io.Writer, width int, pods []From[agent.EdgeStatus]) {
 		fmt.Fprintf(w, "\n%s could not read all of %s:\n", p.title(), p.Value.Source)
 		for _, problem := range p.Value.Problems {
 			fmt.Fprintf(w, "  %s\n", problem)
+		}
+	}
+}
+
+// notGood writes the conditions that somebody has to mend, once each.
+func notGood(w io.Writer, pods []From[agent.EdgeStatus]) {
+	seen := make(map[agent.EdgeCondition]bool)
+	for _, p := range pods {
+		for _, c := range p.Value.Conditions {
+			if seen[c] {
+				continue
+			}
+			if len(seen) == 0 {
+				fmt.Fprintln(w, "\nNot as it should be:")
+			}
+			seen[c] = true
+			of := ""
+			if c.Of != "" {
+				of = " (" + c.Of + ")"
+			}
+			fmt.Fprintf(w, "  %s%s: %s is %s, %s: %s\n", c.Object, of, c.Type, c.Status, c.Reason, c.Message)
 		}
 	}
 }
