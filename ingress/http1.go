@@ -14,6 +14,8 @@ func newH1(s *Server) *h1.Server {
 	return &h1.Server{
 		ReadHeaderTimeout: s.limits.ReadHeaderTimeout,
 		IdleTimeout:       s.limits.IdleTimeout,
+		BodyTimeout:       s.limits.BodyTimeout,
+		WriteTimeout:      s.limits.WriteTimeout,
 		MaxHeaderBytes:    s.limits.HeaderBytes,
 		Connect:           true, // refused as any other request, and recorded
 		OnPreface: func(soft context.Context, nc net.Conn, h http.Handler) {

@@ -20,7 +20,7 @@ func serveH2(soft context.Context, nc net.Conn, h *requests) {
 	srv := &http2.Server{
 		MaxConcurrentStreams: uint32(s.limits.Streams),
 		IdleTimeout:          s.limits.IdleTimeout,
-		WriteByteTimeout:     s.limits.IdleTimeout, // of a client that reads nothing
+		WriteByteTimeout:     s.limits.WriteTimeout,
 	}
 	http2.ConfigureServer(base, srv)
 	defer context.AfterFunc(soft, func() { base.Shutdown(s.hard) })()

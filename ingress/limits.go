@@ -30,6 +30,11 @@ type Limits struct {
 	// end of its header, and on a new connection in the clear the time to the
 	// first byte: 10 s.
 	ReadHeaderTimeout time.Duration
+	// BodyTimeout is how long a request's body may pause: 5 min, as Envoy's
+	// stream_idle_timeout.
+	BodyTimeout time.Duration
+	// WriteTimeout is how long a client may leave unread what is sent to it: 60 s.
+	WriteTimeout time.Duration
 	// IdleTimeout is how long a connection without a request stays open: 120 s.
 	IdleTimeout time.Duration
 	// HeaderBytes bounds the header of a request: 64 KiB. More is answered with 431.
@@ -53,6 +58,8 @@ func (l Limits) withDefaults() Limits {
 	def(&l.RetryAbove, 64)
 	def(&l.HandshakeTimeout, 10*time.Second)
 	def(&l.ReadHeaderTimeout, 10*time.Second)
+	def(&l.BodyTimeout, 5*time.Minute)
+	def(&l.WriteTimeout, time.Minute)
 	def(&l.IdleTimeout, 120*time.Second)
 	def(&l.HeaderBytes, 64<<10)
 	def(&l.Streams, 250)

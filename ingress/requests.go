@@ -99,8 +99,14 @@ func (h *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.active.Add(1)
 	defer h.done()
 	x := h.lp.index.Load()
-	if h.quic != nil && !h.ready(x, r) {
-		return
+	if h.quic != nil {
+		if !h.ready(x, r) {
+			return
+		}
+		if g := h.lp.srv.limits.guard(w, r); g != nil {
+			defer g.end()
+			w = g
+		}
 	}
 	host, ok := normaliseHost(r.Host)
 	var (
