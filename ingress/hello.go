@@ -10,7 +10,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// errThrough ends crypto/tls's part in a connection that is passed through.
+// errThrough ends crypto/tls's part in a connection that is passed through, or
+// would have been if there were a route for its server name.
 var errThrough = errors.New("TLS does not end here")
 
 // maxHello bounds what is kept of a ClientHello, records included. crypto/tls
@@ -41,7 +42,7 @@ func decidingConfig() *tls.Config {
 			c := rec.of
 			c.sni = normaliseSNI(hello.ServerName)
 			rec.decided = c.lp.index.Load().decide(c.sni, overTCP)
-			if rec.decided.through {
+			if rec.decided.through || rec.decided.silent {
 				rec.mute()
 				return nil, errThrough
 			}

@@ -16,10 +16,12 @@ type index struct {
 	// secure are the HTTPS and TLS listeners by SNI, and by Host for requests.
 	secure                       hostTable[*site]
 	hasPlain, hasSecure, hasQUIC bool
-	stream                       *site // of a TCP or UDP listener
-	sites                        []*site
-	where                        [3]Where // by transport
-	alternative                  string   // alt-svc while the mirror serves
+	// hasThrough is whether a listener passes TLS through.
+	hasThrough  bool
+	stream      *site // of a TCP or UDP listener
+	sites       []*site
+	where       [3]Where // by transport
+	alternative string   // alt-svc while the mirror serves
 	// earlyData is taken over QUIC. Which listener a client is for is known too late
 	// to say so to some clients alone, so one listener that verifies clients turns
 	// it off: a replayed request would be taken for one of a client that is there.
@@ -73,6 +75,7 @@ func newIndex(p *Port, old *index, k keys) *index {
 			x.secure.set(l.Hostname, s)
 		case TLS:
 			x.hasSecure = true
+			x.hasThrough = x.hasThrough || l.TLS == nil
 			x.secure.set(l.Hostname, s)
 		case TCP, UDP:
 			if x.stream == nil {
@@ -149,6 +152,9 @@ type decision struct {
 	policy *policy
 	// refused is why the handshake fails. "" = it does not.
 	refused HandshakeReason
+	// silent is whether the connection ends without an alert: where TLS ends
+	// elsewhere, nobody here speaks for it.
+	silent bool
 }
 
 // decide is the TLS decision of TCP and QUIC alike. sni is normalised; without one
@@ -156,7 +162,7 @@ type decision struct {
 func (x *index) decide(sni string, via transport) decision {
 	s, ok := x.secure.get(sni)
 	if !ok {
-		return decision{config: refusing, refused: FailedNoListener}
+		return decision{config: refusing, refused: FailedNoListener, silent: x.hasThrough}
 	}
 	d := decision{site: s, policy: s.policy, config: refusing}
 	if s.Protocol == TLS {
@@ -165,7 +171,7 @@ func (x *index) decide(sni string, via transport) decision {
 			return d
 		}
 		if d.stream, ok = s.streams.get(sni); !ok {
-			d.refused = FailedNoRoute
+			d.refused, d.silent = FailedNoRoute, s.TLS == nil
 			return d
 		}
 		if !d.stream.Terminate {

@@ -243,11 +243,15 @@ func TestTLSRoutes(t *testing.T) {
 	if _, _, _, err := h3.try("through.org", "/"); err == nil {
 		t.Error("a TLS listener was served over QUIC")
 	}
-	if _, err := tls.Dial("tcp", bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "none.org"}); err == nil {
-		t.Error("no TLSRoute has this name, but there was an answer")
+	// Nobody here may speak for them: closed, without an alert.
+	for _, sni := range []string{"none.org", "other.org"} {
+		_, err := tls.Dial("tcp", bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: sni})
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s is no TLSRoute's: %v; want the connection to be closed", sni, err)
+		}
 	}
-	eventually(t, "both failures are counted", func() bool {
-		return events.count(FailedNoRoute) == 1 && events.count(FailedNotHTTP) == 1
+	eventually(t, "the failures are counted", func() bool {
+		return events.count(FailedNoRoute) == 1 && events.count(FailedNoListener) == 1 && events.count(FailedNotHTTP) == 1
 	})
 	if got := s.Explain(Question{URL: "https://deep.wild.org/"}).Ports[0].TLS; got == nil || got.Outcome != "passed through" || got.Stream.Route != "TCPRoute/infra/deep" {
 		t.Errorf("Explain says %+v", got)
