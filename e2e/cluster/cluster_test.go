@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,6 +262,11 @@ func (l *lab) balancer(t *testing.T) {
 	for _, ip := range ips {
 		for _, to := range []struct{ network, port string }{{"tcp", "9000"}, {"udp", "9001"}} {
 			eventually(t, func() error { return l.greet(t, to.network, ip+":"+to.port) })
+		}
+	}
+	for _, nobodys := range []string{"172.30.1.250:9000", "[fd00:172:30:1::250]:9000"} {
+		if err := l.greet(t, "tcp", nobodys); !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("%s, an address that no Service has: %v; want it to be unreachable", nobodys, err)
 		}
 	}
 }

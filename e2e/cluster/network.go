@@ -3,8 +3,12 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/adit-mesh/adit/e2e/lab"
 )
@@ -54,6 +58,23 @@ func onLink(a netip.Addr) netip.Prefix {
 		return netip.PrefixFrom(a, 24)
 	}
 	return netip.PrefixFrom(a, 64)
+}
+
+// refuseUnknown makes a node answer that an address of a load balancer is
+// unreachable as long as kube-proxy rewrites nothing that arrives for it. On its
+// way back to where it came from, the first packet would enter the connection
+// table without a rewriting, and with it all that the client sends again.
+func refuseUnknown(n *lab.Namespace, balancers netip.Prefix) error {
+	r := netlink.NewRule()
+	r.IifName, r.Priority, r.Type = "eth0", 100, unix.RTN_UNREACHABLE
+	r.Dst = &net.IPNet{IP: balancers.Addr().AsSlice(), Mask: net.CIDRMask(balancers.Bits(), balancers.Addr().BitLen())}
+	if balancers.Addr().Is6() {
+		r.Family = unix.AF_INET6
+	}
+	if err := n.Netlink().RuleAdd(r); err != nil {
+		return fmt.Errorf("cluster: %s: unassigned addresses of %s: %w", n.Name(), balancers, err)
+	}
+	return nil
 }
 
 // build makes the network between the machines: cp is a switch and a router to
@@ -119,6 +140,11 @@ func buildNetwork(l *lab.Lab, cp *lab.Namespace, nodes []*lab.Namespace) error {
 	for family, cidr := range balancerCIDRs {
 		if err := cp.AddRoute(cidr, nodeAddrs(1)[family], ""); err != nil {
 			return err
+		}
+		for _, n := range nodes {
+			if err := refuseUnknown(n, cidr); err != nil {
+				return err
+			}
 		}
 	}
 	// The API server wants a default route. What leaves the cluster ends on a switch without ports.

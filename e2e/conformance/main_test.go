@@ -25,7 +25,7 @@ const (
 )
 
 var (
-	only    = flag.String("only", "", "the short `name` of the one test to run; no report is written")
+	only    = flag.String("only", "", "short `names` of the tests to run, between commas; no report is written")
 	keep    = flag.Bool("keep", false, "leave the cluster up, and use the one that an earlier run left")
 	verbose = flag.Bool("verbose", false, "log requests and answers")
 	root    string

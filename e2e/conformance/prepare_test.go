@@ -3,32 +3,63 @@ package conformance
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
+
+	"sigs.k8s.io/gateway-api/conformance"
 
 	"github.com/adit-mesh/adit/e2e/cluster"
 )
 
-// The images that the suite's manifests name, and what they are built from.
-var images = []struct{ program, dir, pkg, tag string }{
-	{"echo-basic", ".", "sigs.k8s.io/gateway-api/conformance/echo-basic", "registry.k8s.io/gateway-api/echo-basic:v1.5.1"},
-	{"echo-basic", ".", "sigs.k8s.io/gateway-api/conformance/echo-basic", "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3"},
-	{"coredns", "dns", ".", "registry.k8s.io/coredns/coredns:v1.12.2"},
+// programs are what the images in the suite's manifests consist of, by repository.
+var programs = map[string]struct{ name, dir, pkg string }{
+	"registry.k8s.io/gateway-api/echo-basic": {"echo-basic", ".", "sigs.k8s.io/gateway-api/conformance/echo-basic"},
+	"registry.k8s.io/coredns/coredns":        {"coredns", "dns", "."},
+}
+
+// images are the names of all images in the suite's manifests.
+func images() ([]string, error) {
+	named := make(map[string]bool)
+	pattern := regexp.MustCompile(`(?m)^\s*(?:- )?image:\s*(\S+)`)
+	err := fs.WalkDir(conformance.Manifests, ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".yaml") || strings.HasPrefix(path, "mesh/") || strings.HasPrefix(path, "tests/mesh/") {
+			return err
+		}
+		raw, err := conformance.Manifests.ReadFile(path)
+		for _, m := range pattern.FindAllSubmatch(raw, -1) {
+			named[string(m[1])] = true
+		}
+		return err
+	})
+	return slices.Sorted(maps.Keys(named)), err
 }
 
 // backends builds the images of the suite's backends and puts them on the nodes.
 func backends(ctx context.Context, c *cluster.Cluster) error {
+	names, err := images()
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(c.Dir(), "images")
-	for _, i := range images {
-		binary := filepath.Join(dir, i.program)
-		if err := run(ctx, i.dir, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, i.pkg); err != nil {
+	for _, name := range names {
+		repository, _, _ := strings.Cut(name, ":")
+		p, ok := programs[repository]
+		if !ok {
+			return fmt.Errorf("the suite's image %s: it is not known what it is built from", name)
+		}
+		binary := filepath.Join(dir, p.name)
+		if err := run(ctx, p.dir, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, p.pkg); err != nil {
 			return err
 		}
-		archive := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(i.tag)+".tar")
-		if err := run(ctx, ".", filepath.Join(c.Dir(), "bin", "image"), "-tag", i.tag, "-out", archive, "/"+i.program+"="+binary); err != nil {
+		archive := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
+		if err := run(ctx, ".", filepath.Join(c.Dir(), "bin", "image"), "-tag", name, "-out", archive, "/"+p.name+"="+binary); err != nil {
 			return err
 		}
 		if err := c.LoadImage(ctx, archive); err != nil {
@@ -49,11 +80,11 @@ func install(ctx context.Context, c *cluster.Cluster) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"apply", "--server-side", "-k", filepath.Join(root, "deploy/crds/gateway-api/experimental")},
+		{"apply", "--server-side", "-f", filepath.Join(root, "deploy/crds/gateway-api/experimental")},
 		{"wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"},
 		{"apply", "-k", filepath.Join(root, "deploy/overlays/ingress")},
 		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "deployment/adit-ca"},
-		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "daemonset/adit"},
+		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "daemonset/adit-agent"},
 		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "deployment/adit-ingress"},
 	} {
 		began := time.Now()
