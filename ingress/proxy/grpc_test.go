@@ -58,7 +58,7 @@ func grpcThrough(t *testing.T, conf *upstream.Config, rule *Rule) (*edge, *grpc.
 	t.Helper()
 	e := newEdge(t, one(conf), rule)
 	e.serveTLS()
-	tc := e.tls.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	tc := e.h2client.Transport.(*http.Transport).TLSClientConfig.Clone()
 	tc.NextProtos = nil
 	cc, err := grpc.NewClient(strings.TrimPrefix(e.h2url, "https://"), grpc.WithTransportCredentials(credentials.NewTLS(tc)))
 	if err != nil {

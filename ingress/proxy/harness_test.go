@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 only x/net/http2 sends requests on a connection that the caller made
+
 package proxy
 
 import (
@@ -8,11 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,35 +20,27 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/adit-mesh/adit/ingress/h1"
+	"github.com/adit-mesh/adit/ingress/h2"
 	"github.com/adit-mesh/adit/ingress/upstream"
 )
 
 func TestMain(m *testing.M) {
-	// Extended CONNECT is off in the HTTP/2 server of the standard library, unless
-	// the environment says otherwise when the process starts.
-	const on = "http2xconnect=1"
-	if old := os.Getenv("GODEBUG"); !strings.Contains(old, on) {
-		self, err := os.Executable()
-		if err == nil {
-			err = syscall.Exec(self, os.Args, append(os.Environ(), "GODEBUG="+strings.TrimPrefix(old+","+on, ",")))
-		}
-		panic(err)
-	}
 	goleak.VerifyTestMain(m)
 }
 
-// edge is a Proxy behind the HTTP/1.1 server that it works with, and behind the
-// standard library's for HTTP/2.
+// edge is a Proxy behind the servers that it works with.
 type edge struct {
-	t     testing.TB
-	p     *Proxy
-	set   *upstream.Set
-	conf  map[string]*upstream.Config
-	rule  *Rule
-	cl    Client
-	url   string // of the HTTP/1.1 server
-	h2url string // of one for HTTP/2 over TLS, after serveTLS
-	tls   *httptest.Server
+	t    testing.TB
+	p    *Proxy
+	set  *upstream.Set
+	conf map[string]*upstream.Config
+	rule *Rule
+	cl   Client
+	url  string // of the HTTP/1.1 server
+	// After serveTLS: the HTTP/2 server, and a client that trusts it.
+	h2url    string
+	h2client *http.Client
+	stopTLS  func()
 
 	served atomic.Int64
 
@@ -68,8 +60,8 @@ func newEdge(t testing.TB, conf map[string]*upstream.Config, rule *Rule, tweak .
 	stop := e.listen()
 	t.Cleanup(func() {
 		stop()
-		if e.tls != nil {
-			e.tls.Close()
+		if e.stopTLS != nil {
+			e.stopTLS()
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -89,6 +81,37 @@ func (e *edge) listen() (stop func()) {
 	e.url = "http://" + ln.Addr().String()
 	srv := &h1.Server{Connect: true}
 	ctx, drain := context.WithCancel(context.Background())
+	wg := serveLoop(ln, func(c net.Conn) { srv.ServeConn(ctx, c, http.HandlerFunc(e.serve)) })
+	return func() { ln.Close(); drain(); wg.Wait() }
+}
+
+// serveTLS adds HTTP/2 over TLS, and returns a client for it.
+func (e *edge) serveTLS() *http.Client {
+	e.t.Helper()
+	certs := httptest.NewUnstartedServer(nil)
+	certs.EnableHTTP2 = true
+	certs.StartTLS() // for its certificate, and a client that trusts it
+	certs.Listener.Close()
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certs.TLS.Certificates, NextProtos: []string{"h2"}})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.h2url = "https://" + ln.Addr().String()
+	e.h2client = certs.Client()
+	srv := &h2.Server{}
+	ctx, drain := context.WithCancel(context.Background())
+	wg := serveLoop(ln, func(c net.Conn) { srv.ServeConn(ctx, c, http.HandlerFunc(e.serve)) })
+	e.stopTLS = func() {
+		certs.Close()
+		ln.Close()
+		drain()
+		e.h2client.CloseIdleConnections()
+		wg.Wait()
+	}
+	return e.h2client
+}
+
+func serveLoop(ln net.Listener, serve func(net.Conn)) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -96,19 +119,10 @@ func (e *edge) listen() (stop func()) {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { srv.ServeConn(ctx, c, http.HandlerFunc(e.serve)) })
+			wg.Go(func() { serve(c) })
 		}
 	})
-	return func() { ln.Close(); drain(); wg.Wait() }
-}
-
-// serveTLS adds an HTTP/2 server, and returns a client for it.
-func (e *edge) serveTLS() *http.Client {
-	e.tls = httptest.NewUnstartedServer(http.HandlerFunc(e.serve))
-	e.tls.EnableHTTP2 = true
-	e.tls.StartTLS()
-	e.h2url = e.tls.URL
-	return e.tls.Client()
+	return &wg
 }
 
 func (e *edge) serve(w http.ResponseWriter, r *http.Request) {
@@ -192,16 +206,7 @@ func rawBackend(t testing.TB, f func(net.Conn)) *upstream.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { defer c.Close(); f(c) })
-		}
-	})
+	wg := serveLoop(ln, func(c net.Conn) { defer c.Close(); f(c) })
 	t.Cleanup(func() { ln.Close(); wg.Wait() })
 	return clusterOf(upstream.HTTP1, ln.Addr())
 }
@@ -277,7 +282,7 @@ func (e *edge) get(path string, headers ...string) (*http.Response, string) {
 // what that does not send.
 func (e *edge) h2raw() *http2.ClientConn {
 	e.t.Helper()
-	pool := e.tls.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	pool := e.h2client.Transport.(*http.Transport).TLSClientConfig.Clone()
 	pool.NextProtos = []string{"h2"}
 	c, err := tls.Dial("tcp", strings.TrimPrefix(e.h2url, "https://"), pool)
 	if err != nil {

@@ -109,7 +109,11 @@ func (t *transaction) openStream(a *attempt, backend io.ReadWriteCloser) {
 		return
 	}
 	end := func() { _ = t.r.Body.Close() }
-	err := t.tunnel(a, side{r: t.r.Body, w: &flushed{t.w, rc}, finish: end, abort: end}, backend)
+	client := side{r: t.r.Body, w: &flushed{t.w, rc}, finish: end, abort: end}
+	if cw, ok := t.w.(interface{ CloseWrite() error }); ok {
+		client.closeWrite = cw.CloseWrite
+	}
+	err := t.tunnel(a, client, backend)
 	t.torn = err != nil // an orderly end is that of the stream, any other resets it
 }
 

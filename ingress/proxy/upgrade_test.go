@@ -25,7 +25,7 @@ func wsEcho(t testing.TB) http.HandlerFunc {
 	up := websocket.Upgrader{Subprotocols: []string{"chat"}, CheckOrigin: func(*http.Request) bool { return true }}
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/no" {
-			http.Error(w, "no", 403)
+			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
 		c, err := up.Upgrade(w, r, http.Header{"X-Path": {r.URL.Path}, "X-For": {r.Header.Get("X-Forwarded-For")}})
