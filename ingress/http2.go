@@ -2,28 +2,30 @@ package ingress
 
 import (
 	"context"
-	"log/slog"
 	"net"
-	"net/http"
 
-	"golang.org/x/net/http2"
+	"github.com/adit-mesh/adit/ingress/h2"
 )
+
+// newH2 is what HTTP/2 is served with.
+func newH2(s *Server) *h2.Server {
+	return &h2.Server{
+		PrefaceTimeout:    s.limits.ReadHeaderTimeout,
+		ReadHeaderTimeout: s.limits.ReadHeaderTimeout,
+		IdleTimeout:       s.limits.IdleTimeout,
+		BodyTimeout:       s.limits.BodyTimeout,
+		WriteTimeout:      s.limits.WriteTimeout,
+		MaxStreams:        s.limits.Streams,
+		MaxHeaderBytes:    s.limits.HeaderBytes,
+		OnMalformed: func(p h2.Peer, err *h2.MalformedError) {
+			s.log.Debug("malformed request", "client", p.RemoteAddr, "error", err)
+		},
+		Log: s.log,
+	}
+}
 
 // serveH2 serves HTTP/2 on nc, which it closes, until the connection is over, or
 // drained because soft has ended.
 func serveH2(soft context.Context, nc net.Conn, h *requests) {
-	s := h.lp.srv
-	base := &http.Server{
-		MaxHeaderBytes: s.limits.HeaderBytes,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	srv := &http2.Server{
-		MaxConcurrentStreams: uint32(s.limits.Streams),
-		IdleTimeout:          s.limits.IdleTimeout,
-		WriteByteTimeout:     s.limits.WriteTimeout,
-	}
-	http2.ConfigureServer(base, srv)
-	defer context.AfterFunc(soft, func() { base.Shutdown(s.hard) })()
-	srv.ServeConn(nc, &http2.ServeConnOpts{Handler: h, BaseConfig: base})
-	nc.Close()
+	h.lp.srv.h2.ServePeer(soft, nc, h, h2.Peer{RemoteAddr: h.remote.String(), TLS: h.tls})
 }

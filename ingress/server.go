@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/adit-mesh/adit/ingress/h1"
+	"github.com/adit-mesh/adit/ingress/h2"
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/upstream"
 )
@@ -61,6 +62,7 @@ type Server struct {
 	keys    keys
 	admit   admission
 	h1      *h1.Server
+	h2      *h2.Server
 	tls     *tls.Config
 	changed chan struct{}
 
@@ -115,7 +117,7 @@ func New(cfg ServerConfig) (*Server, error) {
 		failed:  make(map[Bind]error),
 	}
 	s.admit.limits = s.limits
-	s.h1, s.tls = newH1(s), decidingConfig()
+	s.h1, s.h2, s.tls = newH1(s), newH2(s), decidingConfig()
 	s.hard, s.endHard = context.WithCancel(context.Background())
 	s.config.Store(&Config{})
 	return s, nil
