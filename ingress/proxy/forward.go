@@ -86,6 +86,7 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	t := a.t
 	t.x.Attempts = a.n
 	t.x.Upstream = a.host.String()
+	t.x.UpstreamTime, t.x.ResponseTime = 0, 0
 	a.ctx.begin(ctx)
 	if lim.backend > 0 {
 		a.try = deadline{ctx: &a.ctx, cause: errBackendTimeout}
@@ -188,7 +189,8 @@ func (t *transaction) retriesError(err error, n int) bool {
 		return false // would be the same again
 	}
 	if rt == nil {
-		return n <= spareEndpoints && !ue.Sent && ue.Kind == upstream.Connect && t.resendable()
+		unreached := ue.Kind == upstream.Connect || ue.Kind == upstream.ConnectTimeout
+		return n <= spareEndpoints && !ue.Sent && unreached && t.resendable()
 	}
 	if n > rt.Attempts || errors.Is(err, errRequestTimeout) {
 		return false
@@ -212,8 +214,7 @@ func idempotent(method string) bool {
 // at once.
 func backoff(least time.Duration, n int) time.Duration {
 	if least <= 0 {
-		// Half of this is not promised to anybody.
-		least = 25 * time.Millisecond
+		least = 25 * time.Millisecond // Envoy's
 	}
 	d := least << min(n-1, 4)
 	d = min(d, 10*least)
@@ -248,7 +249,7 @@ func (t *transaction) failed(ctx context.Context, err error, n int) {
 	var ue *upstream.Error
 	status, flags := http.StatusServiceUnavailable, flagUpstreamClosed
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		status, flags = http.StatusGatewayTimeout, flagTimeout
 	case errors.As(err, &ue):
 		status, flags = ue.Status(), ue.Flag()
