@@ -41,7 +41,6 @@ func (f *follower) follow(ctx context.Context, k *kind) {
 	}
 	for ctx.Err() == nil {
 		if f.awaitInstalled(ctx, k, t) {
-			f.log.Info("following a kind that the API server has", "kind", k.state.get().Name)
 			f.reflect(ctx, k, t)
 		}
 	}
@@ -91,6 +90,9 @@ func (f *follower) awaitInstalled(ctx context.Context, k *kind, into *tracker) b
 				k.state.giveUp()
 			}
 		case there:
+			if said {
+				f.log.Info("a kind has been installed, and is followed", "kind", k.state.get().Name)
+			}
 			return true
 		default:
 			if err := into.Replace(nil, ""); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -156,6 +157,10 @@ func (p *plan) alias(s settings) *corev1.Service {
 		Type:         corev1.ServiceTypeExternalName,
 		ExternalName: serviceName(p.name, roleBalancer) + "." + s.namespace + ".svc." + s.clusterDomain,
 	}
+	// In its own namespace a Gateway can own it, and it goes without us too.
+	svc.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: gatewayv1.SchemeGroupVersion.String(), Kind: "Gateway", Name: p.name.Name, UID: p.gateway.UID,
+	}}
 	return svc
 }
 
@@ -203,7 +208,7 @@ func staticAddresses(g *gatewayv1.Gateway) (out []string) {
 // sumOf names what a Service should be, so that a field which is not wanted any
 // more is seen to be there.
 func sumOf(s *corev1.Service) string {
-	raw, err := json.Marshal([]any{s.Labels, s.Annotations, s.Spec})
+	raw, err := json.Marshal([]any{s.Labels, s.Annotations, s.OwnerReferences, s.Spec})
 	if err != nil {
 		return "" // cannot be: it is made of plain values
 	}

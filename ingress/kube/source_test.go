@@ -271,7 +271,8 @@ func TestGatewayGetsAnAddress(t *testing.T) {
 		}
 	}
 	if !slices.ContainsFunc(w.services(w.apps), func(s corev1.Service) bool {
-		return s.Name == "eg-adit" && s.Spec.ExternalName == name+"."+w.system+".svc.cluster.local" && s.Labels[labelGateway] == "eg"
+		return s.Name == "eg-adit" && s.Spec.ExternalName == name+"."+w.system+".svc.cluster.local" && s.Labels[labelGateway] == "eg" &&
+			len(s.OwnerReferences) == 1 && s.OwnerReferences[0].UID == g.UID
 	}) {
 		t.Errorf("the Gateway has no name in its namespace: %v", w.services(w.apps))
 	}

@@ -204,8 +204,21 @@ func TestChartNotes(t *testing.T) {
 		if !strings.Contains(notes, "istio.io/dataplane-mode=ambient") {
 			t.Errorf("the notes do not say how to enrol a namespace:\n%s", notes)
 		}
+		if strings.Contains(notes, "gateways") {
+			t.Errorf("the notes speak of an edge that is not there:\n%s", notes)
+		}
 		if strings.Contains(notes, "pod-security.kubernetes.io") != c.label {
 			t.Errorf("released in %s, the notes speak of Pod Security: want %v", c.namespace, c.label)
 		}
+	}
+}
+
+func TestChartNotesOfTheEdge(t *testing.T) {
+	files, err := helm(release{values: map[string]any{"ingress": map[string]any{"enabled": true, "className": "edge"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := files["adit/templates/NOTES.txt"]; !strings.Contains(notes, "class edge") {
+		t.Errorf("the notes do not say which Gateways are served:\n%s", notes)
 	}
 }
