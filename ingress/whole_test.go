@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/adit-mesh/adit/ingress/proxy"
 	"github.com/adit-mesh/adit/ingress/route"
@@ -100,8 +103,8 @@ func TestWholeRequests(t *testing.T) {
 	}
 }
 
-// TestWebSocketOutlivesChanges: on HTTP/1.1 and by extended CONNECT on HTTP/3, a
-// WebSocket goes on while listener, certificate and routes change.
+// TestWebSocketOutlivesChanges: on HTTP/1.1, and by extended CONNECT on HTTP/2 and
+// HTTP/3, a WebSocket goes on while listener, certificate and routes change.
 func TestWebSocketOutlivesChanges(t *testing.T) {
 	ca := newAuthority(t)
 	bind := freeBind(t)
@@ -122,6 +125,7 @@ func TestWebSocketOutlivesChanges(t *testing.T) {
 	}))
 	echoes := map[string]func(string) (string, error){
 		"h1": webSocketH1(t, bind, ca),
+		"h2": webSocketH2(t, bind, ca),
 		"h3": webSocketH3(t, bind, ca),
 	}
 	for i := range 5 {
@@ -186,11 +190,16 @@ func webSocketH3(t *testing.T, bind Bind, ca *authority) func(string) (string, e
 	if err != nil || resp.StatusCode != 200 {
 		t.Fatalf("WebSocket over HTTP/3: %v, %v", resp, err)
 	}
-	r := bufio.NewReader(str)
+	return echoing(str, func() { str.SetReadDeadline(time.Now().Add(5 * time.Second)) })
+}
+
+// echoing sends a text frame and reads another (RFC 6455 section 5.2).
+func echoing(rw io.ReadWriter, arm func()) func(string) (string, error) {
+	r := bufio.NewReader(rw)
 	return func(s string) (string, error) {
-		str.SetReadDeadline(time.Now().Add(5 * time.Second))
+		arm()
 		frame := append([]byte{0x81, 0x80 | byte(len(s)), 0, 0, 0, 0}, s...) // masked with zeros
-		if _, err := str.Write(frame); err != nil {
+		if _, err := rw.Write(frame); err != nil {
 			return "", err
 		}
 		head := make([]byte, 2)
@@ -202,3 +211,89 @@ func webSocketH3(t *testing.T, bind Bind, ca *authority) func(string) (string, e
 		return string(b), err
 	}
 }
+
+// webSocketH2 is webSocketH3 over HTTP/2 (RFC 8441).
+func webSocketH2(t *testing.T, bind Bind, ca *authority) func(string) (string, error) {
+	c, err := tls.Dial("tcp", bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "a.org", NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	arm := func() { c.SetReadDeadline(time.Now().Add(5 * time.Second)) }
+	arm()
+	io.WriteString(c, preface)
+	str := &h2Stream{fr: http2.NewFramer(c, c)}
+	str.fr.WriteSettings()
+	for !str.extended {
+		if err := str.next(); err != nil {
+			t.Fatal("SETTINGS do not offer extended CONNECT: ", err)
+		}
+	}
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{
+		{Name: ":method", Value: "CONNECT"}, {Name: ":protocol", Value: "websocket"}, {Name: ":scheme", Value: "https"},
+		{Name: ":path", Value: "/chat"}, {Name: ":authority", Value: "a.org"}, {Name: "sec-websocket-version", Value: "13"},
+	} {
+		enc.WriteField(f)
+	}
+	str.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+	for str.status == "" {
+		if err := str.next(); err != nil {
+			t.Fatal("WebSocket over HTTP/2: ", err)
+		}
+	}
+	if str.status != "200" {
+		t.Fatalf("WebSocket over HTTP/2: %s", str.status)
+	}
+	return echoing(str, arm)
+}
+
+// h2Stream is stream 1 of an HTTP/2 client.
+type h2Stream struct {
+	fr       *http2.Framer
+	extended bool
+	status   string
+	data     []byte
+}
+
+// next reads a frame.
+func (s *h2Stream) next() error {
+	f, err := s.fr.ReadFrame()
+	if err != nil {
+		return err
+	}
+	switch f := f.(type) {
+	case *http2.SettingsFrame:
+		if v, ok := f.Value(http2.SettingEnableConnectProtocol); ok {
+			s.extended = v == 1
+		}
+		if !f.IsAck() {
+			return s.fr.WriteSettingsAck()
+		}
+	case *http2.HeadersFrame:
+		fields, err := hpack.NewDecoder(4096, nil).DecodeFull(f.HeaderBlockFragment())
+		if err != nil {
+			return err
+		}
+		s.status = fields[0].Value
+	case *http2.DataFrame:
+		s.data = append(s.data, f.Data()...)
+	case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+		return fmt.Errorf("got %v", f)
+	}
+	return nil
+}
+
+func (s *h2Stream) Read(p []byte) (int, error) {
+	for len(s.data) == 0 {
+		if err := s.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.data)
+	s.data = s.data[n:]
+	return n, nil
+}
+
+func (s *h2Stream) Write(p []byte) (int, error) { return len(p), s.fr.WriteData(1, false, p) }
