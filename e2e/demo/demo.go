@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/adit-mesh/adit/e2e/evidence"
 	"github.com/adit-mesh/adit/e2e/lab"
 	"github.com/adit-mesh/adit/e2e/testbed"
 )
@@ -38,14 +39,14 @@ const nsPrefix = "adit-demo-"
 type demo struct {
 	Options
 	*testbed.Network
-	*report
+	*evidence.Report
 	began  time.Time
 	files  testbed.Files
 	agentA *testbed.Agent
 	agentB *testbed.Agent
-	tokens []string // what must never be seen on the link
-	whole  *watch   // the link, from the first agent to the end
-	open   *ticks   // a stream that was opened before there were agents
+	tokens []string        // what must never be seen on the link
+	whole  *evidence.Watch // the link, from the first agent to the end
+	open   *ticks          // a stream that was opened before there were agents
 }
 
 // Run builds the network, shows each claim with its evidence, and removes
@@ -59,7 +60,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return errors.New("another adit demo is running on this machine; wait for it or stop it")
 	}
 	defer lock.Close()
-	if err := sweep(o.Dir); err != nil {
+	if err := errors.Join(testbed.Sweep(nsPrefix, "adit"), os.RemoveAll(o.Dir)); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
@@ -69,7 +70,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{Options: o, report: &report{out: o.Out, color: o.Color, ended: func() bool { return ctx.Err() != nil }}, files: testbed.Files{Dir: o.Dir}, began: time.Now()}
+	d := &demo{Options: o, Report: &evidence.Report{Out: o.Out, Color: o.Color, Ended: func() bool { return ctx.Err() != nil }}, files: testbed.Files{Dir: o.Dir}, began: time.Now()}
 	defer func() { err = d.cleanUp(ctx, l, err) }()
 	if d.Network, err = testbed.Build(l); err != nil {
 		return err
@@ -99,13 +100,13 @@ func (d *demo) run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	d.line("")
+	d.Line("")
 	took := time.Since(d.began).Round(100 * time.Millisecond)
-	if d.failed > 0 {
-		d.line(d.paint(red, fmt.Sprintf("%d of %d claims did not hold", d.failed, d.passed+d.failed)) + fmt.Sprintf(" (%s)", took))
+	if d.Failed > 0 {
+		d.Line(d.Paint(evidence.Red, fmt.Sprintf("%d of %d claims did not hold", d.Failed, d.Passed+d.Failed)) + fmt.Sprintf(" (%s)", took))
 		return ErrFailed
 	}
-	d.line(d.paint(green, fmt.Sprintf("all %d claims held", d.passed)) + fmt.Sprintf(" (%s)", took))
+	d.Line(d.Paint(evidence.Green, fmt.Sprintf("all %d claims held", d.Passed)) + fmt.Sprintf(" (%s)", took))
 	if d.Keep {
 		pcap, err := d.writePcap()
 		if err != nil {
@@ -113,16 +114,16 @@ func (d *demo) run(ctx context.Context) error {
 		}
 		d.invite(pcap)
 		<-ctx.Done()
-		d.line("")
+		d.Line("")
 	}
 	return nil
 }
 
 func (d *demo) introduce() {
-	d.line(d.paint(bold, "adit demo: two nodes, four pods, and no proxy configured in any of them"))
-	d.line("")
+	d.Line(d.Paint(evidence.Bold, "adit demo: two nodes, four pods, and no proxy configured in any of them"))
+	d.Line("")
 	for i, n := range d.Nodes {
-		d.line(fmt.Sprintf("    %s  %-10s %s", n.Name, n.V4, n.V6))
+		d.Line(fmt.Sprintf("    %s  %-10s %s", n.Name, n.V4, n.V6))
 		var pods []*testbed.Pod
 		for _, p := range d.Pods {
 			if p.Node == n {
@@ -134,14 +135,14 @@ func (d *demo) introduce() {
 			if j == len(pods)-1 {
 				branch = "└─"
 			}
-			d.line(fmt.Sprintf("      %s %-9s %-11s %-15s %s", branch, p.Name, p.V4, p.V6, d.paint(dim, p.Identity())))
+			d.Line(fmt.Sprintf("      %s %-9s %-11s %-15s %s", branch, p.Name, p.V4, p.V6, d.Paint(evidence.Dim, p.Identity())))
 		}
 		if i == 0 {
-			d.line("      ║ the link: watched by a packet capture from here on")
+			d.Line("      ║ the link: watched by a packet capture from here on")
 		}
 	}
-	d.line(fmt.Sprintf("    service %s = %s:%d → server-b:%d", testbed.ServiceHost, testbed.ServiceVIP, testbed.ServicePort, testbed.AppPort))
-	d.line(fmt.Sprintf("    policy  only %s may call the servers", d.Client.Identity()))
+	d.Line(fmt.Sprintf("    service %s = %s:%d → server-b:%d", testbed.ServiceHost, testbed.ServiceVIP, testbed.ServicePort, testbed.AppPort))
+	d.Line(fmt.Sprintf("    policy  only %s may call the servers", d.Client.Identity()))
 }
 
 // cleanUp removes everything but, after a failure, what explains it.
@@ -158,7 +159,7 @@ func (d *demo) cleanUp(ctx context.Context, l *lab.Lab, err error) error {
 		err = ErrInterrupted
 	}
 	if d.whole != nil {
-		_ = d.whole.sniffer.Close()
+		_ = d.whole.Sniffer.Close()
 	}
 	closed := l.Close()
 	if failed {
@@ -171,8 +172,8 @@ func (d *demo) cleanUp(ctx context.Context, l *lab.Lab, err error) error {
 // explain shows where the evidence of a failure is, and its last lines.
 func (d *demo) explain(err error) {
 	if !errors.Is(err, ErrFailed) {
-		d.line("")
-		d.line("    " + d.paint(red, "✗ "+err.Error()))
+		d.Line("")
+		d.Line("    " + d.Paint(evidence.Red, "✗ "+err.Error()))
 	}
 	if d.Network == nil {
 		return
@@ -183,16 +184,16 @@ func (d *demo) explain(err error) {
 		if lines == nil {
 			continue
 		}
-		d.line("")
-		d.line("last lines of " + path)
+		d.Line("")
+		d.Line("last lines of " + path)
 		for _, l := range lines {
-			d.line("  " + l)
+			d.Line("  " + l)
 		}
 	}
-	d.line("")
-	d.line("kept in " + d.Dir + ": configuration, agent logs, access logs")
+	d.Line("")
+	d.Line("kept in " + d.Dir + ": configuration, agent logs, access logs")
 	if path, err := d.writePcap(); err == nil {
-		d.line("the link's packets are in " + path)
+		d.Line("the link's packets are in " + path)
 	}
 }
 
@@ -202,14 +203,14 @@ func (d *demo) writePcap() (path string, err error) {
 	if d.whole == nil {
 		return "", errors.New("nothing was captured")
 	}
-	if err := d.whole.sniffer.Close(); err != nil {
+	if err := d.whole.Sniffer.Close(); err != nil {
 		return "", err
 	}
 	f, err := os.Create(filepath.Join(d.Dir, "link.pcap"))
 	if err != nil {
 		return "", err
 	}
-	return f.Name(), errors.Join(d.whole.sniffer.WritePcap(f), f.Close())
+	return f.Name(), errors.Join(d.whole.Sniffer.WritePcap(f), f.Close())
 }
 
 // invite prints what to try while everything is up.
@@ -238,7 +239,7 @@ func (d *demo) invite(pcap string) {
 		"",
 		"what crossed the link, for tcpdump and Wireshark: " + pcap,
 	} {
-		d.line(l)
+		d.Line(l)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-mesh/adit/e2e/evidence"
 	"github.com/adit-mesh/adit/e2e/lab/labtest"
 	"github.com/adit-mesh/adit/e2e/testbed"
 )
@@ -39,12 +40,12 @@ func TestTheCaptureFindsPlaintext(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	d := &demo{Options: Options{Binary: "/proc/self/exe", Dir: t.TempDir()}, report: &report{out: &out}, Network: n}
+	d := &demo{Options: Options{Binary: "/proc/self/exe", Dir: t.TempDir()}, Report: &evidence.Report{Out: &out}, Network: n}
 	err = d.plaintextIsReadable(ctx)
 	if d.open != nil {
 		defer d.open.Close()
 	}
-	if err != nil || d.failed > 0 {
+	if err != nil || d.Failed > 0 {
 		t.Fatalf("%v\n%s", err, &out)
 	}
 	for _, to := range []string{url(n.ServerB.V6, testbed.AppPort), url(n.ServerA.V4, testbed.AppPort), url(n.ServerA.V6, testbed.AppPort)} {

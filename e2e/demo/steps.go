@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/adit-mesh/adit/e2e/evidence"
 	"github.com/adit-mesh/adit/e2e/lab"
 	"github.com/adit-mesh/adit/e2e/testbed"
 )
@@ -49,20 +50,20 @@ func ask(ctx context.Context, from *lab.Namespace, base, token string) (answer, 
 func (d *demo) checkAnswer(claim string, a answer, err error, want *testbed.Pod, from netip.Addr, token string) {
 	switch {
 	case err != nil:
-		d.check(false, claim, "%s", brief(err))
+		d.Check(false, claim, "%s", brief(err))
 	case a.Pod != want.Name || a.Echo != token:
-		d.check(false, claim, "answered by %q with %q", a.Pod, a.Echo)
+		d.Check(false, claim, "answered by %q with %q", a.Pod, a.Echo)
 	default:
-		d.check(true, claim, "200 from %s", a.Pod)
+		d.Check(true, claim, "200 from %s", a.Pod)
 		peer, _ := netip.ParseAddrPort(a.RemoteAddr)
-		d.check(peer.Addr().Unmap() == from, "the server saw the client's own address", "%s says its peer is %s", a.Pod, a.RemoteAddr)
+		d.Check(peer.Addr().Unmap() == from, "the server saw the client's own address", "%s says its peer is %s", a.Pod, a.RemoteAddr)
 	}
 }
 
 // plaintextIsReadable is the control: what the capture can find, when there is
 // something to find.
 func (d *demo) plaintextIsReadable(ctx context.Context) error {
-	d.step("Without adit the request can be read on the link")
+	d.Step("Without adit the request can be read on the link")
 	for _, p := range d.Pods {
 		if p.Server {
 			if err := startServer(ctx, d.Binary, p); err != nil {
@@ -70,11 +71,11 @@ func (d *demo) plaintextIsReadable(ctx context.Context) error {
 			}
 		}
 	}
-	token, to := newToken(), url(d.ServerB.V4, testbed.AppPort)
-	d.does("client: GET %s/?%s", to, token)
+	token, to := evidence.NewToken(), url(d.ServerB.V4, testbed.AppPort)
+	d.Does("client: GET %s/?%s", to, token)
 	var got answer
 	var asked error
-	e, err := during(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
+	e, err := evidence.During(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
 		got, asked = ask(ctx, d.Client.NS, to, token)
 		return ctx.Err()
 	})
@@ -82,7 +83,7 @@ func (d *demo) plaintextIsReadable(ctx context.Context) error {
 		return err
 	}
 	d.checkAnswer("the request is answered", got, asked, d.ServerB, d.Client.V4, token)
-	d.check(e.exposed > 0, "the capture finds the secret in clear", "in %d of %d frames, first in number %d: so it would find a leak", e.exposed, e.frames, e.firstFrame)
+	d.Check(e.Exposed > 0, "the capture finds the secret in clear", "in %d of %d frames, first in number %d: so it would find a leak", e.Exposed, e.Frames, e.FirstFrame)
 
 	d.open, err = openTicks(ctx, testbed.HTTPFrom(d.Client.NS), to)
 	if err != nil {
@@ -92,46 +93,46 @@ func (d *demo) plaintextIsReadable(ctx context.Context) error {
 }
 
 func (d *demo) agentsEnrol(ctx context.Context) error {
-	d.step("An agent on each node takes the running pods into the mesh")
+	d.Step("An agent on each node takes the running pods into the mesh")
 	if err := os.WriteFile(d.files.World(), []byte(d.World(testbed.OnlyClient)), 0o644); err != nil {
 		return err
 	}
 	for _, a := range []*testbed.Agent{d.agentA, d.agentB} {
-		d.does("%s: env -i %s agent --config %s", a.Node.Name, d.Binary, d.files.Config(a.Node))
+		d.Does("%s: env -i %s agent --config %s", a.Node.Name, d.Binary, d.files.Config(a.Node))
 		took, err := a.Start(ctx, testbed.Settings{})
 		if err != nil {
 			return err
 		}
-		d.check(true, "the agent is ready", "%s: process %d, %d ms after its start", a.Node.Name, a.PID(), took.Milliseconds())
+		d.Check(true, "the agent is ready", "%s: process %d, %d ms after its start", a.Node.Name, a.PID(), took.Milliseconds())
 	}
 	before := d.open.last.Load()
 	err := d.open.advance(ctx, 4)
 	if err != nil {
-		d.check(false, "a connection older than the agents goes on", "%s", brief(err))
+		d.Check(false, "a connection older than the agents goes on", "%s", brief(err))
 	} else {
-		d.check(true, "a connection older than the agents goes on", "as it was, unencrypted: tick %d before, %d now, none missing", before, d.open.last.Load())
+		d.Check(true, "a connection older than the agents goes on", "as it was, unencrypted: tick %d before, %d now, none missing", before, d.open.last.Load())
 	}
 	if err := d.closeOld(); err != nil {
 		return err
 	}
-	d.whole, err = newWatch(d.NodeA.NS, "eth0")
+	d.whole, err = evidence.NewWatch(d.NodeA.NS, "eth0")
 	return err
 }
 
 // closeOld ends the stream that is in plaintext, and waits until the last of
 // it is off the link, where it would be taken for a leak.
 func (d *demo) closeOld() error {
-	w, err := newWatch(d.NodeA.NS, "eth0")
+	w, err := evidence.NewWatch(d.NodeA.NS, "eth0")
 	if err != nil {
 		return err
 	}
-	defer w.sniffer.Close()
+	defer w.Sniffer.Close()
 	err = d.open.Close()
 	d.open = nil
 	if err != nil {
-		d.check(false, "and ends when the client ends it", "%s", brief(err))
+		d.Check(false, "and ends when the client ends it", "%s", brief(err))
 	}
-	_, ended := w.sniffer.WaitFor(5*time.Second, func(f lab.Frame) bool {
+	_, ended := w.Sniffer.WaitFor(5*time.Second, func(f lab.Frame) bool {
 		s, ok := f.Segment()
 		return ok && (s.Flags&lab.RST != 0 || s.Flags&lab.FIN != 0 && s.Src.Port() == testbed.AppPort)
 	})
@@ -142,16 +143,16 @@ func (d *demo) closeOld() error {
 }
 
 func (d *demo) secret() string {
-	token := newToken()
+	token := evidence.NewToken()
 	d.tokens = append(d.tokens, token)
 	return token
 }
 
 func (d *demo) requestsWork(ctx context.Context) error {
-	d.step("The same request now goes through the mesh, and nobody configured a proxy")
+	d.Step("The same request now goes through the mesh, and nobody configured a proxy")
 	token := d.secret()
 	fromA, fromB := d.agentA.LogOffset(), d.agentB.LogOffset()
-	e, err := during(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
+	e, err := evidence.During(ctx, d.NodeA.NS, "eth0", token, func(ctx context.Context) error {
 		for _, r := range []struct {
 			what string
 			to   string
@@ -161,7 +162,7 @@ func (d *demo) requestsWork(ctx context.Context) error {
 			{"IPv6", url(d.ServerB.V6, testbed.AppPort), d.Client.V6},
 			{"service", url(testbed.ServiceVIP, testbed.ServicePort), d.Client.V4},
 		} {
-			d.does("client: GET %s/?%s", r.to, token)
+			d.Does("client: GET %s/?%s", r.to, token)
 			got, err := ask(ctx, d.Client.NS, r.to, token)
 			d.checkAnswer("the request is answered, "+r.what, got, err, d.ServerB, r.from, token)
 		}
@@ -171,15 +172,15 @@ func (d *demo) requestsWork(ctx context.Context) error {
 		return err
 	}
 
-	d.step("Each side verified who the other is")
+	d.Step("Each side verified who the other is")
 	d.checkIdentities(ctx, d.agentA, fromA, "outbound", "the client's agent verified the server", "dst.identity", d.ServerB.Identity())
 	d.checkIdentities(ctx, d.agentB, fromB, "inbound", "the server's agent verified the client", "src.identity", d.Client.Identity())
 
-	d.step("On the link there is TLS, and none of the request's bytes")
-	d.does("capture on eth0 of node-a during step 3: %d frames", e.frames)
-	d.check(e.records > 0 && e.tunnel > 0 && e.notTLS == 0, "port 15008 carries TLS records only", "%d records in %d segments", e.records, e.tunnel)
-	d.check(e.plain == 0, "no other TCP port carries anything", "%d bytes of payload outside port %d", e.plain, hbonePort)
-	d.check(e.exposed == 0 && e.streams == 0, "the secret is in no frame and no stream", "%s: %d of %d frames", token, e.exposed, e.frames)
+	d.Step("On the link there is TLS, and none of the request's bytes")
+	d.Does("capture on eth0 of node-a during step 3: %d frames", e.Frames)
+	d.Check(e.Records > 0 && e.Tunnel > 0 && e.NotTLS == 0, "port 15008 carries TLS records only", "%d records in %d segments", e.Records, e.Tunnel)
+	d.Check(e.Plain == 0, "no other TCP port carries anything", "%d bytes of payload outside port %d", e.Plain, evidence.HBONEPort)
+	d.Check(e.Exposed == 0 && e.Streams == 0, "the secret is in no frame and no stream", "%s: %d of %d frames", token, e.Exposed, e.Frames)
 	return nil
 }
 
@@ -190,29 +191,29 @@ func (d *demo) checkIdentities(ctx context.Context, a *testbed.Agent, offset int
 		return e.Get("direction") == direction && e.Get(field) == id && e.Get("error") == ""
 	})
 	if err != nil {
-		d.check(false, claim, "want %s=%s: %s", field, id, err)
+		d.Check(false, claim, "want %s=%s: %s", field, id, err)
 		return
 	}
-	d.check(true, claim, "%s", id)
-	d.quote(a.Node.Name, line.Brief("src.identity", "dst.identity", "dst.hbone_addr"))
+	d.Check(true, claim, "%s", id)
+	d.Quote(a.Node.Name, line.Brief("src.identity", "dst.identity", "dst.hbone_addr"))
 }
 
 func (d *demo) outsidersAreRefused(ctx context.Context) error {
-	d.step("Policy refuses whoever is not named in it")
+	d.Step("Policy refuses whoever is not named in it")
 	to := url(d.ServerB.V4, testbed.AppPort)
 	offset := d.agentB.LogOffset()
-	d.does("intruder: GET %s/", to)
+	d.Does("intruder: GET %s/", to)
 	got, err := ask(ctx, d.Intruder.NS, to, d.secret())
-	d.check(errors.Is(err, syscall.ECONNRESET), "the intruder gets a reset, and no answer", "%s", refusal(got, err))
+	d.Check(errors.Is(err, syscall.ECONNRESET), "the intruder gets a reset, and no answer", "%s", refusal(got, err))
 
 	line, err := d.agentB.Logged(ctx, offset, func(e testbed.Entry) bool {
 		return e.Get("src.identity") == d.Intruder.Identity() && e.Get("error") != ""
 	})
 	if err != nil {
-		d.check(false, "the refusal is in the log", "%s", err)
+		d.Check(false, "the refusal is in the log", "%s", err)
 	} else {
-		d.check(true, "the refusal is in the log", "%s", line.Get("error"))
-		d.quote(d.NodeB.Name, line.Brief("src.addr", "src.identity", "dst.hbone_addr", "response_flags"))
+		d.Check(true, "the refusal is in the log", "%s", line.Get("error"))
+		d.Quote(d.NodeB.Name, line.Brief("src.addr", "src.identity", "dst.hbone_addr", "response_flags"))
 	}
 
 	labels := map[string]string{
@@ -221,16 +222,16 @@ func (d *demo) outsidersAreRefused(ctx context.Context) error {
 		"response_flags":   "DENY",
 	}
 	value, err := d.agentB.Metric(ctx, "istio_tcp_connections_failed_total", labels)
-	d.check(err == nil && value >= 1, "and in the metrics", "istio_tcp_connections_failed_total = %v", value)
-	d.quote(d.NodeB.Name, fmt.Sprintf("{reporter=%q, source_principal=%q, response_flags=%q, …} %v",
+	d.Check(err == nil && value >= 1, "and in the metrics", "istio_tcp_connections_failed_total = %v", value)
+	d.Quote(d.NodeB.Name, fmt.Sprintf("{reporter=%q, source_principal=%q, response_flags=%q, …} %v",
 		labels["reporter"], labels["source_principal"], labels["response_flags"], value))
 
-	d.does("node-a itself, which is in no mesh: GET %s/", to)
+	d.Does("node-a itself, which is in no mesh: GET %s/", to)
 	offset = d.agentB.LogOffset()
 	got, err = ask(ctx, d.NodeA.NS, to, "nobody")
-	d.check(err != nil, "plaintext without an identity is refused", "%s", refusal(got, err))
+	d.Check(err != nil, "plaintext without an identity is refused", "%s", refusal(got, err))
 	if line, err = d.agentB.Logged(ctx, offset, func(e testbed.Entry) bool { return e.Get("error") != "" && e.Get("src.identity") == "" }); err == nil {
-		d.quote(d.NodeB.Name, line.Brief("src.addr", "dst.addr", "error"))
+		d.Quote(d.NodeB.Name, line.Brief("src.addr", "dst.addr", "error"))
 	}
 	return ctx.Err()
 }

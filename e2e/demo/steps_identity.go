@@ -8,20 +8,21 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/adit-mesh/adit/e2e/evidence"
 	"github.com/adit-mesh/adit/e2e/lab"
 	"github.com/adit-mesh/adit/e2e/testbed"
 )
 
 func (d *demo) certificateRotates(ctx context.Context) error {
-	d.step("Certificates rotate under an open connection")
+	d.Step("Certificates rotate under an open connection")
 	stream, err := openTicks(ctx, testbed.HTTPFrom(d.Client.NS), url(d.ServerB.V4, testbed.AppPort))
 	if err != nil {
-		d.check(false, "a stream opens", "%s", brief(err))
+		d.Check(false, "a stream opens", "%s", brief(err))
 		return ctx.Err()
 	}
 	defer stream.Close()
 	if err := stream.advance(ctx, 4); err != nil {
-		d.check(false, "a stream flows", "%s", brief(err))
+		d.Check(false, "a stream flows", "%s", brief(err))
 		return ctx.Err()
 	}
 	before := stream.last.Load()
@@ -32,15 +33,15 @@ func (d *demo) certificateRotates(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen, err := presented(ctx, d.NodeA.NS, netip.AddrPortFrom(d.ServerB.V4, hbonePort))
+	seen, err := presented(ctx, d.NodeA.NS, netip.AddrPortFrom(d.ServerB.V4, evidence.HBONEPort))
 	if err != nil {
-		d.check(false, "new tunnels are shown the new one", "%s", brief(err))
+		d.Check(false, "new tunnels are shown the new one", "%s", brief(err))
 	} else {
-		d.check(seen == fresh, "new tunnels are shown the new one", "server-b:%d presents serial %s", hbonePort, short(seen))
+		d.Check(seen == fresh, "new tunnels are shown the new one", "server-b:%d presents serial %s", evidence.HBONEPort, short(seen))
 	}
 	token := d.secret()
 	got, err := ask(ctx, d.Client.NS, url(d.ServerB.V6, testbed.AppPort), token)
-	d.check(err == nil && got.Echo == token, "new connections work", "%s", refusal(got, err))
+	d.Check(err == nil && got.Echo == token, "new connections work", "%s", refusal(got, err))
 
 	err = stream.advance(ctx, 8)
 	after, conn := stream.last.Load(), stream.conn.Load()
@@ -48,9 +49,9 @@ func (d *demo) certificateRotates(ctx context.Context) error {
 		err = closed
 	}
 	if err != nil {
-		d.check(false, "the open stream never noticed", "%s", brief(err))
+		d.Check(false, "the open stream never noticed", "%s", brief(err))
 	} else {
-		d.check(true, "the open stream never noticed", "connection %d of the server: tick %d before, %d after, none missing", conn, before, after)
+		d.Check(true, "the open stream never noticed", "connection %d of the server: tick %d before, %d after, none missing", conn, before, after)
 	}
 	return ctx.Err()
 }
@@ -61,16 +62,16 @@ func (d *demo) rotateOne(ctx context.Context, a *testbed.Agent, id string) (stri
 	if err != nil {
 		return "", err
 	}
-	d.does("%s: POST %s/certificates/rotate?id=%s", a.Node.Name, testbed.AdminURL, id)
+	d.Does("%s: POST %s/certificates/rotate?id=%s", a.Node.Name, testbed.AdminURL, id)
 	if err := a.Rotate(ctx, id); err != nil {
-		d.check(false, "a new certificate is in use", "%s", brief(err))
+		d.Check(false, "a new certificate is in use", "%s", brief(err))
 		return "", ctx.Err()
 	}
 	fresh, err := a.Serial(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	d.check(fresh != old, "a new certificate is in use", "serial %s → %s", short(old), short(fresh))
+	d.Check(fresh != old, "a new certificate is in use", "serial %s → %s", short(old), short(fresh))
 	return fresh, nil
 }
 

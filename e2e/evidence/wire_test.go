@@ -1,6 +1,7 @@
-package demo
+package evidence
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"testing"
@@ -83,13 +84,13 @@ func TestExamineFindsWhatIsThere(t *testing.T) {
 		frame("10.0.0.1:5", "10.0.0.2:15008", 1, true, ""),
 		frame("10.0.0.1:5", "10.0.0.2:15008", 2, false, record(22, "hello")+record(23, "sealed")),
 	}
-	e := examine(tunnel, []byte(secret))
-	if e.records != 2 || e.tunnel != 1 || e.notTLS != 0 || e.exposed != 0 || e.streams != 0 || e.plain != 0 {
+	e := Examine(tunnel, []byte(secret))
+	if e.Records != 2 || e.Tunnel != 1 || e.NotTLS != 0 || e.Exposed != 0 || e.Streams != 0 || e.Plain != 0 {
 		t.Errorf("a clean tunnel reads as %+v", e)
 	}
 
-	e = examine(append(tunnel, frame("10.0.0.1:6", "10.0.0.2:80", 1, false, "GET /"+secret)), []byte(secret))
-	if e.exposed != 1 || e.firstFrame != 3 || e.streams != 1 || e.plain != len("GET /"+secret) {
+	e = Examine(append(tunnel, frame("10.0.0.1:6", "10.0.0.2:80", 1, false, "GET /"+secret)), []byte(secret))
+	if e.Exposed != 1 || e.FirstFrame != 3 || e.Streams != 1 || e.Plain != len("GET /"+secret) {
 		t.Errorf("a leak reads as %+v", e)
 	}
 
@@ -97,13 +98,40 @@ func TestExamineFindsWhatIsThere(t *testing.T) {
 		frame("10.0.0.1:6", "10.0.0.2:80", 1, false, "GET /token-"),
 		frame("10.0.0.1:6", "10.0.0.2:80", 12, false, "4711"),
 	}
-	e = examine(split, []byte(secret))
-	if e.exposed != 0 || e.streams != 1 {
+	e = Examine(split, []byte(secret))
+	if e.Exposed != 0 || e.Streams != 1 {
 		t.Errorf("a secret across two segments reads as %+v; the stream holds it though no frame does", e)
 	}
 
-	e = examine([]lab.Frame{frame("10.0.0.1:6", "10.0.0.2:15008", 1, false, "GET /")}, []byte(secret))
-	if e.notTLS != 1 {
+	e = Examine([]lab.Frame{frame("10.0.0.1:6", "10.0.0.2:15008", 1, false, "GET /")}, []byte(secret))
+	if e.NotTLS != 1 {
 		t.Errorf("HTTP on the tunnel port reads as %+v", e)
+	}
+}
+
+func TestExamineCountsWhatIsNeitherTCPNorTheLinksOwn(t *testing.T) {
+	made := func(ether uint16, at map[int]byte) lab.Frame {
+		b := make([]byte, 70)
+		binary.BigEndian.PutUint16(b[12:], ether)
+		for i, v := range at {
+			b[i] = v
+		}
+		return lab.Frame{Data: b}
+	}
+	for why, tt := range map[string]struct {
+		frame lab.Frame
+		want  int
+	}{
+		"ARP":                    {made(0x0806, nil), 0},
+		"the mark of a flush":    {made(markType, nil), 0},
+		"neighbour solicitation": {made(0x86dd, map[int]byte{20: 58}), 0},
+		"MLD report":             {made(0x86dd, map[int]byte{20: 0, 54: 58}), 0},
+		"UDP over IPv4":          {made(0x0800, map[int]byte{14: 0x45, 23: 17}), 1},
+		"UDP over IPv6":          {made(0x86dd, map[int]byte{20: 17}), 1},
+		"TCP":                    {frame("10.0.0.1:6", "10.0.0.2:15008", 1, false, "x"), 0},
+	} {
+		if e := Examine([]lab.Frame{tt.frame}, []byte("secret")); e.Others != tt.want {
+			t.Errorf("%s: %d frames of another kind, want %d", why, e.Others, tt.want)
+		}
 	}
 }

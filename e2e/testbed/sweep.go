@@ -1,4 +1,4 @@
-package demo
+package testbed
 
 import (
 	"fmt"
@@ -11,11 +11,12 @@ import (
 	"github.com/adit-mesh/adit/e2e/lab"
 )
 
-// sweep removes what an earlier run left when it was killed: its processes,
-// known by the namespaces they are in, then the namespaces and the files.
-func sweep(dir string) error {
+// Sweep removes what an earlier run left when it was killed: its processes,
+// known by the namespaces they are in, whose names begin with the prefix, and
+// by the names of programs; then the namespaces.
+func Sweep(prefix string, programs ...string) error {
 	inside := make(map[uint64]bool)
-	paths, err := filepath.Glob(filepath.Join(lab.Dir, nsPrefix+"*"))
+	paths, err := filepath.Glob(filepath.Join(lab.Dir, prefix+"*"))
 	if err != nil {
 		return err
 	}
@@ -30,18 +31,16 @@ func sweep(dir string) error {
 			return err
 		}
 		for _, p := range processes {
-			endLeftover(p, inside)
+			endLeftover(p, inside, programs)
 		}
 	}
-	if _, err := lab.Sweep(nsPrefix); err != nil {
-		return err
-	}
-	return os.RemoveAll(dir)
+	_, err = lab.Sweep(prefix)
+	return err
 }
 
-// endLeftover kills an adit whose network is one of ours. Anything else that
-// entered those namespaces, such as somebody's shell, is left alone.
-func endLeftover(proc string, inside map[uint64]bool) {
+// endLeftover kills one of programs whose network is one of ours. Anything else
+// that entered those namespaces, such as somebody's shell, is left alone.
+func endLeftover(proc string, inside map[uint64]bool, programs []string) {
 	pid, err := strconv.Atoi(filepath.Base(proc))
 	if err != nil || pid == os.Getpid() {
 		return
@@ -51,8 +50,14 @@ func endLeftover(proc string, inside map[uint64]bool) {
 		return
 	}
 	exe, err := os.Readlink(filepath.Join(proc, "exe"))
-	if err == nil && strings.HasPrefix(filepath.Base(exe), "adit") {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	if err != nil {
+		return
+	}
+	for _, name := range programs {
+		if strings.HasPrefix(filepath.Base(exe), name) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			return
+		}
 	}
 }
 

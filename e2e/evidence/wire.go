@@ -1,4 +1,4 @@
-package demo
+package evidence
 
 import (
 	"bytes"
@@ -9,8 +9,8 @@ import (
 	"github.com/adit-mesh/adit/e2e/lab"
 )
 
-// hbonePort is where agents meet.
-const hbonePort = 15008
+// HBONEPort is where agents meet.
+const HBONEPort = 15008
 
 // flow is one direction of one connection, as far as the capture saw it.
 type flow struct {
@@ -102,53 +102,73 @@ func tlsRecords(b []byte) (n int, whole bool) {
 	return n, true
 }
 
-// evidence is what a stretch of captured traffic says.
-type evidence struct {
-	frames     int // everything that crossed, TCP or not
-	tunnel     int // TCP segments with payload from or to the HBONE port
-	records    int // TLS records in them
-	notTLS     int // flows of that port that are anything else
-	plain      int // TCP payload bytes of every other port
-	exposed    int // frames that hold the secret
-	firstFrame int // the first of those, counted from 1
-	streams    int // flows that hold it once put together
+// Traffic is what a stretch of captured traffic says.
+type Traffic struct {
+	Frames     int // everything that crossed, TCP or not
+	Tunnel     int // TCP segments with payload from or to the HBONE port
+	Records    int // TLS records in them
+	NotTLS     int // flows of that port that are anything else
+	Plain      int // TCP payload bytes of every other port
+	Others     int // frames that are neither TCP nor what finds neighbours
+	Exposed    int // frames that hold the secret
+	FirstFrame int // the first of those, counted from 1
+	Streams    int // flows that hold it once put together
 }
 
-// examine looks for secret in every frame, and once more in the reassembled
+// Examine looks for secret in every frame, and once more in the reassembled
 // streams, where a segment boundary cannot hide it.
-func examine(frames []lab.Frame, secret []byte) evidence {
-	e := evidence{frames: len(frames)}
+func Examine(frames []lab.Frame, secret []byte) Traffic {
+	e := Traffic{Frames: len(frames)}
 	var segments []lab.Segment
 	for i, frame := range frames {
 		if bytes.Contains(frame.Data, secret) {
-			e.exposed++
-			if e.firstFrame == 0 {
-				e.firstFrame = i + 1
+			e.Exposed++
+			if e.FirstFrame == 0 {
+				e.FirstFrame = i + 1
 			}
 		}
 		if s, ok := frame.Segment(); ok {
 			segments = append(segments, s)
+		} else if !housekeeping(frame.Data) {
+			e.Others++
 		}
 	}
 	for _, f := range flows(segments) {
 		stream := f.bytes()
 		if bytes.Contains(stream, secret) {
-			e.streams++
+			e.Streams++
 		}
-		if f.src.Port() != hbonePort && f.dst.Port() != hbonePort {
-			e.plain += len(stream)
+		if f.src.Port() != HBONEPort && f.dst.Port() != HBONEPort {
+			e.Plain += len(stream)
 			continue
 		}
 		for _, s := range f.segments {
 			if len(s.Payload) > 0 {
-				e.tunnel++
+				e.Tunnel++
 			}
 		}
 		n, whole := tlsRecords(stream)
-		e.records += n
+		e.Records += n
 		if !whole {
-			e.notTLS++
+			e.NotTLS++
 		}
 	}
 	return e
+}
+
+// housekeeping says that an Ethernet frame is the link's own: ARP, ICMPv6,
+// which finds neighbours, or the mark that Flush sends.
+func housekeeping(b []byte) bool {
+	if len(b) < 14 {
+		return false
+	}
+	const icmpv6 = 58
+	switch binary.BigEndian.Uint16(b[12:]) {
+	case 0x0806, markType:
+		return true
+	case 0x86dd:
+		// MLD reports (RFC 3810) come behind a hop-by-hop header of 8 bytes.
+		return len(b) >= 62 && (b[20] == icmpv6 || b[20] == 0 && b[54] == icmpv6)
+	}
+	return false
 }
