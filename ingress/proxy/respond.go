@@ -7,12 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 )
-
-const copyBuffer = 32 << 10
-
-var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // answered sends a backend's answer to the client, and returns when all of it is
 // sent, or cannot be.
@@ -103,15 +98,16 @@ func (t *transaction) hasAnswerBody(status int) bool {
 	return t.r.Method != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// ownWriter is the ResponseWriter of ingress/h1: it sends what it copies as soon as
+// ownWriter is the ResponseWriter of ingress/h1 and ingress/h2: it sends what it copies as soon as
 // more would have to be waited for, by the kernel where both ends are sockets.
 type ownWriter interface {
 	io.ReaderFrom
 	Written() int64
 }
 
-// copyAnswer copies the body. A stream is flushed whenever the backend pauses; so is
-// a body of known length, unless it is complete: most then leave in one write.
+// copyAnswer copies the body. A stream is flushed with each read, for nobody knows
+// when the next comes; a body of known length when the backend pauses, unless it is
+// complete: most then leave in one write.
 func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, stream bool) bool {
 	flusher, _ := t.w.(http.Flusher)
 	ready, _ := body.(interface{ Buffered() int })
@@ -121,14 +117,22 @@ func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, strea
 	if own, ok := t.w.(ownWriter); ok {
 		return t.copyAtOnce(a, own, body)
 	}
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
+	var c copier
+	defer c.free()
+	last := 0
+	if !stream {
+		last = copyBuffer
+	}
 	for {
-		n, err := body.Read(buf[:])
+		buf := c.buffer(last)
+		n, err := body.Read(buf)
 		for err == nil && ready != nil && n < len(buf) && ready.Buffered() > 0 {
 			var more int
 			more, err = body.Read(buf[n:])
 			n += more
+		}
+		if last = n; !stream {
+			last = copyBuffer
 		}
 		if n > 0 {
 			m, werr := t.w.Write(buf[:n])
@@ -139,7 +143,7 @@ func (t *transaction) copyAnswer(a *attempt, body io.Reader, length int64, strea
 				t.torn = true
 				return false
 			}
-			if flusher != nil && err == nil && n < len(buf) && (stream || t.x.Sent < length) {
+			if flusher != nil && err == nil && (stream || n < len(buf) && t.x.Sent < length) {
 				flusher.Flush()
 			}
 		}

@@ -73,10 +73,12 @@ func (tn *tunnel) copyUp(done chan<- struct{}) {
 // pump copies from one side to the other until the first ends, and tells the
 // other so.
 func (tn *tunnel) pump(from, to *side, moved *atomic.Int64) {
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
-	for {
-		n, err := from.r.Read(buf[:])
+	var c copier
+	defer c.free()
+	for n := 0; ; {
+		buf := c.buffer(n)
+		var err error
+		n, err = from.r.Read(buf)
 		if n > 0 {
 			m, werr := to.w.Write(buf[:n])
 			moved.Add(int64(m))
