@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/adit-mesh/adit/ingress/gateway"
 )
 
 func parseText(text string) *content {
@@ -100,6 +102,19 @@ func TestDecodesWhatKubectlApplies(t *testing.T) {
 	}
 	if e := c.good[3].object.(*discoveryv1.EndpointSlice); *e.Ports[0].Protocol != corev1.ProtocolTCP || *e.Ports[0].Name != "" {
 		t.Errorf("the slice is %+v", e)
+	}
+}
+
+// Of Envoy Gateway's kinds one is read; what of it is not honoured is for its
+// status to say.
+func TestDecodesClientTrafficPolicy(t *testing.T) {
+	c := parseText("apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: ClientTrafficPolicy\nmetadata: {name: enable-http3}\nspec:\n  http3: {}\n  timeout: {}\n  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: eg}\n")
+	if len(c.bad) > 0 || len(c.good) != 1 {
+		t.Fatalf("%d objects, problems %v", len(c.good), c.bad)
+	}
+	p := c.good[0].object.(*gateway.ClientTrafficPolicy)
+	if !p.Spec.HTTP3 || len(p.Spec.Targets) != 1 || len(p.Spec.Refused) != 1 || p.Namespace != "default" {
+		t.Errorf("read as %+v", p)
 	}
 }
 

@@ -29,6 +29,7 @@ type reader struct {
 // content is what is known of one file.
 type content struct {
 	stamp stamp
+	link  bool // it is a symbolic link
 	// docs are the documents of the last reading by their text: what did not
 	// change is not decoded again.
 	docs map[string]parsed
@@ -109,6 +110,7 @@ func (r *reader) readOnce() (waiting bool, err error) {
 			continue
 		}
 		r.readFile(name)
+		r.files[name].link = e.Type()&fs.ModeSymlink != 0
 	}
 	for name := range r.files {
 		if !there[name] {

@@ -196,8 +196,10 @@ func (s *Source) settled(ctx context.Context, changed <-chan struct{}) bool {
 func (s *Source) directories(attached []string) map[string]map[string]bool {
 	dirs := map[string]map[string]bool{s.cfg.Dir: nil}
 	want(dirs, s.cfg.Dir)
-	for name := range s.reader.files {
-		want(dirs, filepath.Join(s.cfg.Dir, name))
+	for name, c := range s.reader.files {
+		if c.link {
+			want(dirs, filepath.Join(s.cfg.Dir, name))
+		}
 	}
 	for _, path := range attached {
 		want(dirs, path)
