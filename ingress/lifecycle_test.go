@@ -250,6 +250,23 @@ func TestNoQUICIsNoFailure(t *testing.T) {
 	}
 }
 
+// TestUDPListenerHasPrecedence: where both want the UDP port, clients of the UDP
+// listener have no other way, and those of the HTTPS listener have.
+func TestUDPListenerHasPrecedence(t *testing.T) {
+	ca := newAuthority(t)
+	bind := freeBind(t)
+	udp := bind
+	udp.UDP = true
+	s := start(t, ServerConfig{})
+	a := s.Apply(&Config{Ports: []*Port{
+		httpsPort(bind, 443, httpsListener("a", "", []*tls.Certificate{ca.issue(t, "a.org")}, "/")),
+		{Bind: udp, Gateway: "infra/gw", Public: 443, Listeners: []*Listener{{Name: "udp", Protocol: UDP}}},
+	}})
+	if len(a.Failed) != 0 || a.NoQUIC[bind] == nil {
+		t.Errorf("got %+v, want only NoQUIC", a)
+	}
+}
+
 func TestQUICOffAndOn(t *testing.T) {
 	ca := newAuthority(t)
 	bind := freeBind(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -26,6 +27,8 @@ type livePort struct {
 	index atomic.Pointer[index]
 	// serving says that HTTP/3 clients are let in.
 	serving atomic.Bool
+	// complained is when complain did so the last time, in unix nanoseconds.
+	complained atomic.Int64
 
 	mu       sync.Mutex // guards the rest
 	tcp      net.Listener
@@ -248,4 +251,15 @@ func (lp *livePort) quicError() error {
 	lp.mu.Lock()
 	defer lp.mu.Unlock()
 	return lp.noQUIC
+}
+
+// complain warns of what any client can bring about, once a second at most; the
+// rest is for who looks closely.
+func (lp *livePort) complain(msg string, args ...any) {
+	level := slog.LevelDebug
+	now := time.Now().UnixNano()
+	if last := lp.complained.Load(); now-last > int64(time.Second) && lp.complained.CompareAndSwap(last, now) {
+		level = slog.LevelWarn
+	}
+	lp.srv.log.Log(context.Background(), level, msg, args...)
 }

@@ -92,8 +92,8 @@ func newMirror(lp *livePort) (*mirror, error) {
 func (m *mirror) run() {
 	m.accepting.Add(1)
 	m.lp.srv.wg.Add(1)
+	m.lp.serving.Store(true) // before anything can fail
 	go m.acceptLoop()
-	m.lp.serving.Store(true)
 }
 
 // stop lets no new connection in and sends those that there are away. The last

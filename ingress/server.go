@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,7 +159,7 @@ func (s *Server) Apply(cfg *Config) Applied {
 			delete(s.failed, bind)
 		}
 	}
-	for _, p := range cfg.Ports {
+	for _, p := range udpFirst(cfg.Ports) {
 		if !wanted[p.Bind] {
 			s.log.Error("two Gateways want one socket; the first has it", "bind", p.Bind, "gateway", p.Gateway)
 			continue
@@ -168,6 +169,25 @@ func (s *Server) Apply(cfg *Config) Applied {
 	}
 	s.sweepLocked()
 	return s.appliedLocked()
+}
+
+// udpFirst orders ports so that a UDP listener has its socket before the mirror of
+// an HTTPS listener of the same number asks for it: clients do without HTTP/3.
+func udpFirst(ports []*Port) []*Port {
+	if !slices.ContainsFunc(ports, func(p *Port) bool { return p.Bind.UDP }) {
+		return ports
+	}
+	ports = slices.Clone(ports)
+	slices.SortStableFunc(ports, func(a, b *Port) int {
+		switch {
+		case a.Bind.UDP == b.Bind.UDP:
+			return 0
+		case a.Bind.UDP:
+			return -1
+		}
+		return 1
+	})
+	return ports
 }
 
 func (s *Server) applyClustersLocked(cfg *Config, now time.Time) {

@@ -49,7 +49,7 @@ func (c *conn) serveStream(r *StreamRoute) {
 	up, release, err := c.dialStream(ctx, r)
 	if err != nil {
 		s.cfg.Events.refused(c.where, RefusedNoBackend)
-		s.log.Warn("stream without a backend", "bind", c.lp.bind, "client", c.remote, "sni", c.sni, "route", owner(r), "error", err)
+		c.lp.complain("stream without a backend", "bind", c.lp.bind, "client", c.remote, "sni", c.sni, "route", owner(r), "error", err)
 		reset(c.raw)
 		return
 	}

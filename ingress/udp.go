@@ -211,7 +211,7 @@ func (u *relayUDP) serve(key sessionKey, ses *session) {
 	up, release, err := s.cfg.Backends.DialPacket(u.ctx, ses.cluster, key.client)
 	if err != nil {
 		s.cfg.Events.refused(ses.where, RefusedNoBackend)
-		s.log.Warn("datagrams without a backend", "bind", u.lp.bind, "client", key.client, "cluster", ses.cluster, "error", err)
+		u.lp.complain("datagrams without a backend", "bind", u.lp.bind, "client", key.client, "cluster", ses.cluster, "error", err)
 		return
 	}
 	defer release()
