@@ -111,6 +111,14 @@ func (e *edge) serveTLS() *http.Client {
 	return e.h2client
 }
 
+// serveForeign makes e.url that of a server whose ResponseWriter is nobody's of
+// ours, as HTTP/3's is.
+func (e *edge) serveForeign() {
+	srv := httptest.NewServer(http.HandlerFunc(e.serve))
+	e.t.Cleanup(srv.Close)
+	e.url = srv.URL
+}
+
 func serveLoop(ln net.Listener, serve func(net.Conn)) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -262,11 +262,20 @@ func TestCORSAnswers(t *testing.T) {
 }
 
 func TestBodiesBothWays(t *testing.T) {
+	for _, foreign := range []bool{false, true} {
+		t.Run(fmt.Sprint("foreign=", foreign), func(t *testing.T) { testBodies(t, foreign) })
+	}
+}
+
+func testBodies(t *testing.T, foreign bool) {
 	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		w.Header().Set("X-Length", fmt.Sprint(r.ContentLength, r.TransferEncoding))
 		_, _ = io.Copy(w, r.Body)
 	})), toA())
+	if foreign {
+		e.serveForeign()
+	}
 	big := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
 	for _, c := range []struct {
 		name, method string
@@ -318,41 +327,48 @@ func TestAnswersWithoutBody(t *testing.T) {
 
 func TestStreamIsFlushedAsItComes(t *testing.T) {
 	for _, kind := range []string{"text/event-stream", "application/octet-stream", "known length"} {
-		t.Run(kind, func(t *testing.T) {
-			step := make(chan struct{})
-			e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
-				if kind == "known length" {
-					w.Header().Set("Content-Length", "10")
-				} else {
-					w.Header().Set("Content-Type", kind)
-					w.(http.Flusher).Flush()
-					<-step
-				}
-				for range 5 {
-					_, _ = io.WriteString(w, "x\n")
-					w.(http.Flusher).Flush()
-					<-step
-				}
-			})), toA())
-			res, err := client.Do(e.request("GET", "/", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-			if kind != "known length" {
-				step <- struct{}{} // the header has come before any byte of the body
-			}
-			in := bufio.NewReader(res.Body)
-			for range 5 {
-				if line, err := in.ReadString('\n'); err != nil || line != "x\n" {
-					t.Fatalf("%q, %v", line, err)
-				}
-				step <- struct{}{}
-			}
-			if _, err := in.ReadByte(); err != io.EOF {
-				t.Errorf("end: %v", err)
-			}
-		})
+		for _, foreign := range []bool{false, true} {
+			t.Run(fmt.Sprint(kind, foreign), func(t *testing.T) { testStream(t, kind, foreign) })
+		}
+	}
+}
+
+func testStream(t *testing.T, kind string, foreign bool) {
+	step := make(chan struct{})
+	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if kind == "known length" {
+			w.Header().Set("Content-Length", "10")
+		} else {
+			w.Header().Set("Content-Type", kind)
+			w.(http.Flusher).Flush()
+			<-step
+		}
+		for range 5 {
+			_, _ = io.WriteString(w, "x\n")
+			w.(http.Flusher).Flush()
+			<-step
+		}
+	})), toA())
+	if foreign {
+		e.serveForeign()
+	}
+	res, err := client.Do(e.request("GET", "/", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if kind != "known length" {
+		step <- struct{}{} // the header has come before any byte of the body
+	}
+	in := bufio.NewReader(res.Body)
+	for range 5 {
+		if line, err := in.ReadString('\n'); err != nil || line != "x\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		step <- struct{}{}
+	}
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("end: %v", err)
 	}
 }
 
