@@ -55,7 +55,7 @@ var custom = []struct {
 }
 
 func ours(resource string) schema.GroupVersionResource {
-	return gatewayv1.SchemeGroupVersion.WithResource(resource)
+	return schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: gatewayv1.GroupVersion.Version, Resource: resource}
 }
 
 // resourceOf is where objects of a custom kind are.

@@ -159,7 +159,7 @@ func (p *plan) alias(s settings) *corev1.Service {
 	}
 	// In its own namespace a Gateway can own it, and it goes without us too.
 	svc.OwnerReferences = []metav1.OwnerReference{{
-		APIVersion: gatewayv1.SchemeGroupVersion.String(), Kind: "Gateway", Name: p.name.Name, UID: p.gateway.UID,
+		APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", Name: p.name.Name, UID: p.gateway.UID,
 	}}
 	return svc
 }
