@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // Paths that are built in.
@@ -52,20 +54,20 @@ type agent struct {
 func (a *agent) handle(do string, arg json.RawMessage) (any, error) {
 	switch do {
 	case "serve":
-		order, err := decodeArg[agentOrder](arg)
+		order, err := proc.DecodeArg[agentOrder](arg)
 		if err != nil {
 			return nil, err
 		}
 		return a.serve(order)
 	case "cold":
-		on, err := decodeArg[bool](arg)
+		on, err := proc.DecodeArg[bool](arg)
 		if err != nil {
 			return nil, err
 		}
 		a.half.setCold(on)
 		return nil, nil
 	}
-	return handleCommon(do)
+	return proc.HandleCommon(do)
 }
 
 // serve starts the half and returns the address it listens on.

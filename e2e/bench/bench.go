@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // Config says what to measure. The zero value measures everything.
@@ -72,11 +74,11 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := raiseFileLimit()
+	files, err := proc.RaiseFileLimit()
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{cfg: cfg, files: files, begun: time.Now(), values: make(map[rowKey]series), routes: make(map[routeKey]*route)}
+	r := &runner{cfg: cfg, files: files, begun: time.Now(), values: make(map[rowKey]stats.Series), routes: make(map[routeKey]*route)}
 	var lone error
 	if r.fleet, lone, err = openFleet(ctx, cfg); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	return r.report(cases), nil
 }
 
-// rowKey names a series: one metric of one case on one path.
+// rowKey names a stats.Series: one metric of one case on one path.
 type rowKey struct{ benchCase, metric, path string }
 
 // routeKey names a route that is kept from round to round.
@@ -108,7 +110,7 @@ type runner struct {
 	begun  time.Time
 	fleet  *fleet
 	routes map[routeKey]*route
-	values map[rowKey]series
+	values map[rowKey]stats.Series
 	notes  []string
 
 	foreign float64 // share of the machine that others used; NaN if unknown
@@ -178,7 +180,7 @@ func (r *runner) runCase(ctx context.Context, c benchCase, round int) error {
 			r.put(rowKey{c.name, metric.suffix, path}, round, m)
 		}
 		if v, ok := m[c.metrics[0].suffix]; ok {
-			shown[path] = number(v)
+			shown[path] = stats.Number(v)
 		}
 	}
 	var line strings.Builder
@@ -241,7 +243,7 @@ func (r *runner) runPath(ctx context.Context, c benchCase, path string) (results
 	}
 	if err != nil {
 		// What the failure left at the server must not count against the next path.
-		r.fleet.server.call(ctx, "settle", nil, nil)
+		r.fleet.server.Call(ctx, "settle", nil, nil)
 	}
 	return m, err
 }
@@ -261,10 +263,10 @@ func (r *runner) openRoute(ctx context.Context, path, single string) (*route, er
 // watchMachine returns a function that reports which share of the machine's processor time others have used since.
 func (r *runner) watchMachine(ctx context.Context) func() float64 {
 	begun := time.Now()
-	busy, _, err := machineBusy()
+	busy, _, err := proc.MachineBusy()
 	own := r.fleet.cpu(ctx, nil)
 	return func() float64 {
-		nowBusy, processors, nowErr := machineBusy()
+		nowBusy, processors, nowErr := proc.MachineBusy()
 		if errors.Join(err, nowErr) != nil {
 			return math.NaN()
 		}
@@ -275,9 +277,4 @@ func (r *runner) watchMachine(ctx context.Context) func() float64 {
 		others := (nowBusy - busy) - (r.fleet.cpu(ctx, routes) - own)
 		return max(0, others.Seconds()) / (time.Since(begun).Seconds() * float64(processors))
 	}
-}
-
-// machine is one line about where the run took place.
-func machine() string {
-	return fmt.Sprintf("%d processors, %s, %s/%s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -10,6 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // Kinds of load.
@@ -80,13 +83,13 @@ type clientMark struct {
 func (c *loadClient) handle(do string, arg json.RawMessage) (any, error) {
 	switch do {
 	case "start":
-		order, err := decodeArg[loadOrder](arg)
+		order, err := proc.DecodeArg[loadOrder](arg)
 		if err != nil {
 			return nil, err
 		}
 		return nil, c.start(order)
 	case "record":
-		on, err := decodeArg[bool](arg)
+		on, err := proc.DecodeArg[bool](arg)
 		if err != nil {
 			return nil, err
 		}
@@ -96,19 +99,19 @@ func (c *loadClient) handle(do string, arg json.RawMessage) (any, error) {
 	case "stop":
 		return c.stop()
 	case "free":
-		addrs, err := decodeArg[[]string](arg)
+		addrs, err := proc.DecodeArg[[]string](arg)
 		if err != nil {
 			return nil, err
 		}
-		return freePorts(addrs)
+		return proc.FreePorts(addrs)
 	case "check":
-		order, err := decodeArg[checkOrder](arg)
+		order, err := proc.DecodeArg[checkOrder](arg)
 		if err != nil {
 			return nil, err
 		}
 		return nil, check(order)
 	}
-	return handleCommon(do)
+	return proc.HandleCommon(do)
 }
 
 var errNoRun = errors.New("no load is under way")
@@ -214,7 +217,7 @@ func (c *loadClient) stop() (loadResult, error) {
 	slices.Sort(run.latencies)
 	return loadResult{
 		Ops: int64(len(run.latencies)), Received: run.received.Load(), Sent: run.sent.Load(),
-		P50: orZero(percentile(run.latencies, 0.50)), P99: orZero(percentile(run.latencies, 0.99)),
+		P50: orZero(stats.Percentile(run.latencies, 0.50)), P99: orZero(stats.Percentile(run.latencies, 0.99)),
 	}, errors.Join(run.errs...)
 }
 

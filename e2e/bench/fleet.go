@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // A fleet is every process of a run.
 type fleet struct {
-	nursery *nursery
+	nursery *proc.Nursery
 	command []string
 	dir     string // temporary: the root of the TLS paths
 	peers   []Peer
 
-	client, server, waker *process
+	client, server, waker *proc.Worker
 	target                string // where the server listens
 }
 
@@ -27,7 +29,7 @@ func openFleet(ctx context.Context, cfg Config) (f *fleet, lone error, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	n, lone := newNursery(!cfg.NoNamespace)
+	n, lone := proc.NewNursery(!cfg.NoNamespace)
 	f = &fleet{nursery: n, command: cfg.Command, dir: dir, peers: cfg.Peers}
 	if err := f.startAll(ctx, !cfg.LetSleep); err != nil {
 		f.close()
@@ -40,7 +42,7 @@ func (f *fleet) startAll(ctx context.Context, awake bool) (err error) {
 	if f.server, err = f.start(roleServer, "load server"); err != nil {
 		return err
 	}
-	if err := f.server.call(ctx, "listen", addrServer, &f.target); err != nil {
+	if err := f.server.Call(ctx, "listen", addrServer, &f.target); err != nil {
 		return err
 	}
 	if f.client, err = f.start(roleClient, "load client"); err != nil {
@@ -52,8 +54,8 @@ func (f *fleet) startAll(ctx context.Context, awake bool) (err error) {
 	return err
 }
 
-func (f *fleet) start(role, name string) (*process, error) {
-	return startWorker(f.nursery, f.command, role, name)
+func (f *fleet) start(role, name string) (*proc.Worker, error) {
+	return proc.StartWorker(f.nursery, f.command, role, name)
 }
 
 // keepAwake keeps the processors awake until the returned function is called.
@@ -61,10 +63,10 @@ func (f *fleet) keepAwake(ctx context.Context) (sleepAgain func(), err error) {
 	if f.waker == nil {
 		return func() {}, nil
 	}
-	if err := f.waker.call(ctx, "start", nil, nil); err != nil {
+	if err := f.waker.Call(ctx, "start", nil, nil); err != nil {
 		return nil, err
 	}
-	return func() { f.waker.call(context.WithoutCancel(ctx), "stop", nil, nil) }, nil
+	return func() { f.waker.Call(context.WithoutCancel(ctx), "stop", nil, nil) }, nil
 }
 
 // checkSize is what a path carries each way, compared byte by byte, before it is measured.
@@ -72,28 +74,28 @@ const checkSize = 8 << 20
 
 // check proves that a route is a faithful one.
 func (f *fleet) check(ctx context.Context, r *route) error {
-	if err := f.client.call(ctx, "check", checkOrder{Target: r.entry, Size: checkSize}, nil); err != nil {
+	if err := f.client.Call(ctx, "check", checkOrder{Target: r.entry, Size: checkSize}, nil); err != nil {
 		return fmt.Errorf("path %s is not faithful, so its speed means nothing: %w", r.name, err)
 	}
 	return nil
 }
 
 func (f *fleet) close() {
-	for _, p := range []*process{f.client, f.server, f.waker} {
+	for _, p := range []*proc.Worker{f.client, f.server, f.waker} {
 		if p != nil {
-			p.stop()
+			p.Stop()
 		}
 	}
-	f.nursery.close()
+	f.nursery.Close()
 	os.RemoveAll(f.dir)
 }
 
 // cpu is what the bench and its processes, ended ones included, have consumed: what else the machine did was others' work.
 func (f *fleet) cpu(ctx context.Context, routes []*route) time.Duration {
-	total := rusageCPU(unix.RUSAGE_SELF) + rusageCPU(unix.RUSAGE_CHILDREN)
-	for _, p := range []*process{f.client, f.server, f.waker} {
-		var u usage
-		if p != nil && p.call(ctx, "usage", nil, &u) == nil {
+	total := proc.RusageCPU(unix.RUSAGE_SELF) + proc.RusageCPU(unix.RUSAGE_CHILDREN)
+	for _, p := range []*proc.Worker{f.client, f.server, f.waker} {
+		var u proc.Usage
+		if p != nil && p.Call(ctx, "usage", nil, &u) == nil {
 			total += u.CPU
 		}
 	}

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // A trial is one case on one path in one round.
 type trial struct {
 	ctx      context.Context
-	client   *process
-	server   *process
+	client   *proc.Worker
+	server   *proc.Worker
 	path     *route
 	warmUp   time.Duration
 	duration time.Duration
@@ -23,13 +25,13 @@ type trial struct {
 type reading struct {
 	client clientMark
 	server counters
-	a, b   usage
+	a, b   proc.Usage
 }
 
 func (t *trial) read() (r reading, err error) {
 	err = errors.Join(
-		t.client.call(t.ctx, "mark", nil, &r.client),
-		t.server.call(t.ctx, "mark", nil, &r.server))
+		t.client.Call(t.ctx, "mark", nil, &r.client),
+		t.server.Call(t.ctx, "mark", nil, &r.server))
 	if err != nil {
 		return r, err
 	}
@@ -40,14 +42,14 @@ func (t *trial) read() (r reading, err error) {
 // window runs loads: warm-up, measurement, orderly end, comparison of what was sent with what arrived.
 func (t *trial) window(loads ...load) (begin, end reading, result loadResult, err error) {
 	var before counters
-	if err := t.server.call(t.ctx, "settle", nil, &before); err != nil {
+	if err := t.server.Call(t.ctx, "settle", nil, &before); err != nil {
 		return begin, end, result, err
 	}
 	if err := t.start(loads...); err != nil {
 		return begin, end, result, err
 	}
 	if begin, end, err = t.record(); err != nil {
-		t.client.call(t.ctx, "stop", nil, nil)
+		t.client.Call(t.ctx, "stop", nil, nil)
 		return begin, end, result, err
 	}
 	result, err = t.finish(before)
@@ -55,9 +57,9 @@ func (t *trial) window(loads ...load) (begin, end reading, result loadResult, er
 }
 
 func (t *trial) start(loads ...load) error {
-	err := t.client.call(t.ctx, "start", loadOrder{Target: t.path.entry, Loads: loads}, nil)
+	err := t.client.Call(t.ctx, "start", loadOrder{Target: t.path.entry, Loads: loads}, nil)
 	if err != nil {
-		t.client.call(t.ctx, "stop", nil, nil)
+		t.client.Call(t.ctx, "stop", nil, nil)
 	}
 	return err
 }
@@ -70,13 +72,13 @@ func (t *trial) record() (begin, end reading, err error) {
 	if begin, err = t.read(); err != nil {
 		return begin, end, err
 	}
-	if err := t.client.call(t.ctx, "record", true, nil); err != nil {
+	if err := t.client.Call(t.ctx, "record", true, nil); err != nil {
 		return begin, end, err
 	}
 	if err := sleep(t.ctx, t.duration); err != nil {
 		return begin, end, err
 	}
-	if err := t.client.call(t.ctx, "record", false, nil); err != nil {
+	if err := t.client.Call(t.ctx, "record", false, nil); err != nil {
 		return begin, end, err
 	}
 	end, err = t.read()
@@ -85,12 +87,12 @@ func (t *trial) record() (begin, end reading, err error) {
 
 // finish stops the load and holds both ends' totals against each other, from before on.
 func (t *trial) finish(before counters) (result loadResult, err error) {
-	if err := t.client.call(t.ctx, "stop", nil, &result); err != nil {
-		t.server.call(t.ctx, "settle", nil, nil)
+	if err := t.client.Call(t.ctx, "stop", nil, &result); err != nil {
+		t.server.Call(t.ctx, "settle", nil, nil)
 		return result, err
 	}
 	var after counters
-	if err := t.server.call(t.ctx, "settle", nil, &after); err != nil {
+	if err := t.server.Call(t.ctx, "settle", nil, &after); err != nil {
 		return result, err
 	}
 	if up := after.Received - before.Received; up != result.Sent {
@@ -116,7 +118,7 @@ func bulk(l load) func(*trial) (results, error) {
 		if bytes == 0 {
 			return nil, errors.New("no byte arrived")
 		}
-		agents := end.a.plus(end.b).minus(begin.a.plus(begin.b))
+		agents := end.a.Plus(end.b).Minus(begin.a.Plus(begin.b))
 		const mib, gib = 1 << 20, 1 << 30
 		m := results{"": float64(bytes) * 8 / float64(elapsed)}
 		if t.path.proxied() {
@@ -193,9 +195,9 @@ func mixed(t *trial) (results, error) {
 func stalled(kind string) func(*trial) (results, error) {
 	return func(t *trial) (results, error) {
 		// Whatever becomes of the path, the next one finds client and server idle.
-		defer t.server.call(context.WithoutCancel(t.ctx), "settle", nil, nil)
-		defer t.server.call(context.WithoutCancel(t.ctx), "abandon", nil, nil)
-		defer t.client.call(context.WithoutCancel(t.ctx), "stop", nil, nil)
+		defer t.server.Call(context.WithoutCancel(t.ctx), "settle", nil, nil)
+		defer t.server.Call(context.WithoutCancel(t.ctx), "abandon", nil, nil)
+		defer t.client.Call(context.WithoutCancel(t.ctx), "stop", nil, nil)
 		if err := t.start(load{Kind: kindPing, Count: 8, Size: 64}); err != nil {
 			return nil, err
 		}
@@ -221,7 +223,7 @@ func stalled(kind string) func(*trial) (results, error) {
 			return nil, err
 		}
 		var result loadResult
-		if err := t.client.call(t.ctx, "stop", nil, &result); err != nil {
+		if err := t.client.Call(t.ctx, "stop", nil, &result); err != nil {
 			t.note("%s: small messages stopped: %v", t.path.name, err)
 		}
 		receiver := b
@@ -249,18 +251,18 @@ func idle(count int) func(*trial) (results, error) {
 			t.note("%d instead of %d idle connections: the limit of open files is %d", allowed, count, t.files)
 			count = allowed
 		}
-		defer t.server.call(context.WithoutCancel(t.ctx), "settle", nil, nil)
+		defer t.server.Call(context.WithoutCancel(t.ctx), "settle", nil, nil)
 		// What the first connections make for all later ones is no cost of a connection.
 		if err := t.start(load{Kind: kindIdle, Count: 16, Size: 1024}); err != nil {
 			return nil, err
 		}
 		beforeA, beforeB, err := t.quiet()
 		if err != nil {
-			t.client.call(context.WithoutCancel(t.ctx), "stop", nil, nil)
+			t.client.Call(context.WithoutCancel(t.ctx), "stop", nil, nil)
 			return nil, err
 		}
-		defer t.client.call(context.WithoutCancel(t.ctx), "stop", nil, nil)
-		if err := t.client.call(t.ctx, "start", loadOrder{Target: t.path.entry, Loads: []load{{Kind: kindIdle, Count: count, Size: 1024}}}, nil); err != nil {
+		defer t.client.Call(context.WithoutCancel(t.ctx), "stop", nil, nil)
+		if err := t.client.Call(t.ctx, "start", loadOrder{Target: t.path.entry, Loads: []load{{Kind: kindIdle, Count: count, Size: 1024}}}, nil); err != nil {
 			return nil, err
 		}
 		afterA, afterB, err := t.quiet()
@@ -286,7 +288,7 @@ func idle(count int) func(*trial) (results, error) {
 
 // footprint is what an agent holds.
 type footprint struct {
-	usage
+	proc.Usage
 	rss int64
 }
 
@@ -298,7 +300,7 @@ func (t *trial) quiet() (a, b footprint, err error) {
 	if err := t.path.release(t.ctx); err != nil {
 		return a, b, err
 	}
-	if a.usage, b.usage, err = t.path.usage(t.ctx); err != nil {
+	if a.Usage, b.Usage, err = t.path.usage(t.ctx); err != nil {
 		return a, b, err
 	}
 	a.rss, b.rss, err = t.path.resident()

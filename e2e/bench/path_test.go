@@ -179,7 +179,7 @@ func TestCheckSeesALossyPath(t *testing.T) {
 				io.Copy(c, next)
 				return nil
 			})
-			err := f.client.call(t.Context(), "check", checkOrder{Target: l, Size: 100_000}, nil)
+			err := f.client.Call(t.Context(), "check", checkOrder{Target: l, Size: 100_000}, nil)
 			if err == nil {
 				t.Error("the check passed")
 			}

@@ -6,8 +6,9 @@ import (
 	"net"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // A Peer is an external program to measure in the same run. Command is run by /bin/sh with
@@ -48,30 +49,20 @@ func ParsePeer(s string) (Peer, error) {
 // peerStart is how long a peer may take until it serves.
 const peerStart = 15 * time.Second
 
-type peer struct {
-	cmd    *exec.Cmd
-	exited chan struct{}
-	stderr *tail
-}
-
 func (f *fleet) openPeer(ctx context.Context, spec Peer, target string) (*route, error) {
 	listen, tunnel, err := f.freeAddrs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	line := spec.fill(listen, target, tunnel)
-	p := &peer{cmd: exec.Command("/bin/sh", "-c", line), exited: make(chan struct{}), stderr: new(tail)}
-	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
-	p.cmd.WaitDelay = time.Second // children of the shell may hold on to its output
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := f.nursery.start(p.cmd); err != nil {
-		return nil, fmt.Errorf("peer %s: %w", spec.Name, err)
+	p, err := proc.StartProgram(f.nursery, "peer "+spec.Name, exec.Command("/bin/sh", "-c", line))
+	if err != nil {
+		return nil, err
 	}
-	go p.wait()
 	r := &route{name: spec.Name, entry: listen, peer: p}
 	if err := f.awaitPeer(ctx, r); err != nil {
 		r.close()
-		return nil, fmt.Errorf("peer %s: %w%s", spec.Name, err, p.stderr)
+		return nil, fmt.Errorf("peer %s: %w%s", spec.Name, err, p.Output)
 	}
 	return r, nil
 }
@@ -89,13 +80,13 @@ func (p Peer) fill(listen, forward, tunnel string) string {
 // awaitPeer asks for a small exchange until one succeeds.
 func (f *fleet) awaitPeer(ctx context.Context, r *route) error {
 	for deadline := time.Now().Add(peerStart); ; {
-		err := f.client.call(ctx, "check", checkOrder{Target: r.entry, Size: 1}, nil)
+		err := f.client.Call(ctx, "check", checkOrder{Target: r.entry, Size: 1}, nil)
 		if err == nil {
-			f.server.call(ctx, "settle", nil, nil) // forgets what earlier attempts left
+			f.server.Call(ctx, "settle", nil, nil) // forgets what earlier attempts left
 			return nil
 		}
 		select {
-		case <-r.peer.exited:
+		case <-r.peer.Exited:
 			return fmt.Errorf("its command ended before it served")
 		case <-ctx.Done():
 			return ctx.Err()
@@ -110,42 +101,9 @@ func (f *fleet) awaitPeer(ctx context.Context, r *route) error {
 // freeAddrs finds two ports that are free where the peer will run: the client looks.
 func (f *fleet) freeAddrs(ctx context.Context) (listen, tunnel string, err error) {
 	var addrs []string
-	err = f.client.call(ctx, "free", []string{addrA, addrB}, &addrs)
+	err = f.client.Call(ctx, "free", []string{addrA, addrB}, &addrs)
 	if err != nil {
 		return "", "", err
 	}
 	return addrs[0], addrs[1], nil
-}
-
-// freePorts returns addrs with port 0 replaced by ports that are free now.
-func freePorts(addrs []string) ([]string, error) {
-	free := make([]string, len(addrs))
-	for i, addr := range addrs {
-		l, err := net.Listen("tcp4", addr)
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		free[i] = l.Addr().String()
-	}
-	return free, nil
-}
-
-func (p *peer) wait() {
-	p.cmd.Wait()
-	close(p.exited)
-}
-
-func (p *peer) pid() int { return p.cmd.Process.Pid }
-
-// stop ends the peer's process group: politely, then not.
-func (p *peer) stop() {
-	syscall.Kill(-p.pid(), syscall.SIGTERM)
-	select {
-	case <-p.exited:
-	case <-time.After(2 * time.Second):
-	}
-	// The group may outlive the shell that led it.
-	syscall.Kill(-p.pid(), syscall.SIGKILL)
-	<-p.exited
 }

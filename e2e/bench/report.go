@@ -7,6 +7,9 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // A Report is what a run found out.
@@ -49,8 +52,8 @@ const noisySpread = 0.25
 func (r Row) Noisy() bool { return r.Spread > noisySpread }
 
 func (r *runner) report(cases []benchCase) *Report {
-	rep := &Report{Machine: machine(), Notes: r.notes, Seconds: math.Round(time.Since(r.begun).Seconds())}
-	rep.OthersCPU = value(r.foreign)
+	rep := &Report{Machine: proc.Machine(), Notes: r.notes, Seconds: math.Round(time.Since(r.begun).Seconds())}
+	rep.OthersCPU = stats.Value(r.foreign)
 	for _, c := range cases {
 		for _, m := range c.metrics {
 			rep.Cases = append(rep.Cases, r.row(c, m))
@@ -61,12 +64,14 @@ func (r *runner) report(cases []benchCase) *Report {
 }
 
 func (r *runner) row(c benchCase, m metric) Row {
-	get := func(path string) series { return r.values[rowKey{c.name, m.suffix, path}] }
+	get := func(path string) stats.Series { return r.values[rowKey{c.name, m.suffix, path}] }
 	ours := get(pathOurs)
-	versus := func(path string) *float64 { return value(median(ratios(ours, get(path), m.lowerIsBetter))) }
+	versus := func(path string) *float64 {
+		return stats.Value(stats.Median(stats.Ratios(ours, get(path), m.lowerIsBetter)))
+	}
 	row := Row{
 		Case: c.name, Unit: m.unit, LowerIsBetter: m.lowerIsBetter,
-		Ours: value(median(ours.present())), Rounds: len(ours.present()),
+		Ours: stats.Value(stats.Median(ours.Present())), Rounds: len(ours.Present()),
 		VsTLS: versus(pathTLS), VsNetHTTP2: versus(pathNetHTTP2), VsCopy: versus(pathCopy), VsSplice: versus(pathSplice),
 		Paths: make(map[string]*float64),
 	}
@@ -74,7 +79,7 @@ func (r *runner) row(c benchCase, m metric) Row {
 		row.Case += "-" + m.suffix
 	}
 	for _, path := range r.pathsOf(c) {
-		row.Paths[path] = value(median(get(path).present()))
+		row.Paths[path] = stats.Value(stats.Median(get(path).Present()))
 	}
 	for _, p := range r.cfg.Peers {
 		if !slices.Contains(r.pathsOf(c), p.Name) {
@@ -85,8 +90,8 @@ func (r *runner) row(c benchCase, m metric) Row {
 		}
 		row.VsPeers[p.Name] = versus(p.Name)
 	}
-	row.Spread = round(firstSpread(
-		ratios(ours, get(pathTLS), m.lowerIsBetter), ratios(ours, get(pathSplice), m.lowerIsBetter), ours.present()))
+	row.Spread = stats.Round(firstSpread(
+		stats.Ratios(ours, get(pathTLS), m.lowerIsBetter), stats.Ratios(ours, get(pathSplice), m.lowerIsBetter), ours.Present()))
 	return row
 }
 
@@ -94,28 +99,10 @@ func (r *runner) row(c benchCase, m metric) Row {
 func firstSpread(lists ...[]float64) float64 {
 	for _, list := range lists {
 		if len(list) > 0 {
-			return spread(list)
+			return stats.Spread(list)
 		}
 	}
 	return 0
-}
-
-// value is nil where there is nothing that JSON could hold, and rounded otherwise.
-func value(v float64) *float64 {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return nil
-	}
-	v = round(v)
-	return &v
-}
-
-// round keeps four significant digits: more would be noise.
-func round(v float64) float64 {
-	if v == 0 {
-		return 0
-	}
-	scale := math.Pow(10, 3-math.Floor(math.Log10(math.Abs(v))))
-	return math.Round(v*scale) / scale
 }
 
 // WriteJSON writes the report as one JSON object.

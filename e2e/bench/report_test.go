@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // sampleRunner has two rounds of made-up figures.
@@ -17,7 +19,7 @@ func sampleRunner() (*runner, []benchCase) {
 		{name: "stalled-up-64", metrics: stallMetrics[:1], paths: tunnelOnly},
 	}
 	r := &runner{begun: time.Now(), cfg: Config{Rounds: 2, Peers: []Peer{{Name: "envoy"}}}, foreign: 0.2, notes: []string{"a remark"}}
-	r.values = map[rowKey]series{
+	r.values = map[rowKey]stats.Series{
 		{"bulk-up-8", "", pathOurs}:          {9, 8},
 		{"bulk-up-8", "", pathTLS}:           {9, 4},
 		{"bulk-up-8", "", pathNetHTTP2}:      {3, 4},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // Addresses of the parts. All of 127.0.0.0/8 is the loopback; one address each makes a packet capture readable.
@@ -18,9 +20,9 @@ const (
 // A route is a path with its processes running.
 type route struct {
 	name  string
-	entry string   // where the client connects
-	a, b  *process // nil where the path has no such agent of ours
-	peer  *peer    // an external program instead
+	entry string        // where the client connects
+	a, b  *proc.Worker  // nil where the path has no such agent of ours
+	peer  *proc.Program // an external program instead
 }
 
 // openRoute starts the agents of a path toward target: a pair, or one that plays the side single. close must be called.
@@ -54,21 +56,21 @@ func (f *fleet) openRoute(ctx context.Context, path, single, target string) (*ro
 }
 
 // startAgent starts half a path and stores where it listens in addr: a string or a netip.AddrPort.
-func (f *fleet) startAgent(ctx context.Context, order agentOrder, addr any) (*process, error) {
+func (f *fleet) startAgent(ctx context.Context, order agentOrder, addr any) (*proc.Worker, error) {
 	p, err := f.start(roleAgent, fmt.Sprintf("%s agent, side %s", order.Path, order.Side))
 	if err != nil {
 		return nil, err
 	}
-	if err := p.call(ctx, "serve", order, addr); err != nil {
-		p.stop()
+	if err := p.Call(ctx, "serve", order, addr); err != nil {
+		p.Stop()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (r *route) agents() []*process {
-	var agents []*process
-	for _, p := range []*process{r.a, r.b} {
+func (r *route) agents() []*proc.Worker {
+	var agents []*proc.Worker
+	for _, p := range []*proc.Worker{r.a, r.b} {
 		if p != nil {
 			agents = append(agents, p)
 		}
@@ -78,10 +80,10 @@ func (r *route) agents() []*process {
 
 func (r *route) close() {
 	for _, p := range r.agents() {
-		p.stop()
+		p.Stop()
 	}
 	if r.peer != nil {
-		r.peer.stop()
+		r.peer.Stop()
 	}
 }
 
@@ -92,16 +94,16 @@ func (r *route) proxied() bool { return r.speaks() || r.peer != nil }
 func (r *route) speaks() bool { return r.a != nil }
 
 // usage of either agent. An external peer's is a's: the bench cannot tell its halves apart.
-func (r *route) usage(ctx context.Context) (a, b usage, err error) {
+func (r *route) usage(ctx context.Context) (a, b proc.Usage, err error) {
 	if r.peer != nil {
-		a, _ = groupUsage(r.peer.pid())
+		a, _ = proc.GroupUsage(r.peer.PID())
 		return a, b, nil
 	}
 	if r.a != nil {
-		err = r.a.call(ctx, "usage", nil, &a)
+		err = r.a.Call(ctx, "usage", nil, &a)
 	}
 	if r.b != nil {
-		err = errors.Join(err, r.b.call(ctx, "usage", nil, &b))
+		err = errors.Join(err, r.b.Call(ctx, "usage", nil, &b))
 	}
 	return a, b, err
 }
@@ -109,14 +111,14 @@ func (r *route) usage(ctx context.Context) (a, b usage, err error) {
 // resident is the RSS of either agent in bytes.
 func (r *route) resident() (a, b int64, err error) {
 	if r.peer != nil {
-		_, a = groupUsage(r.peer.pid())
+		_, a = proc.GroupUsage(r.peer.PID())
 		return a, 0, nil
 	}
 	if r.a != nil {
-		a, err = rss(r.a.pid())
+		a, err = proc.RSS(r.a.PID())
 	}
 	if r.b != nil && err == nil {
-		b, err = rss(r.b.pid())
+		b, err = proc.RSS(r.b.PID())
 	}
 	return a, b, err
 }
@@ -125,7 +127,7 @@ func (r *route) resident() (a, b int64, err error) {
 func (r *route) release(ctx context.Context) error {
 	var err error
 	for _, p := range r.agents() {
-		err = errors.Join(err, p.call(ctx, "release", nil, nil))
+		err = errors.Join(err, p.Call(ctx, "release", nil, nil))
 	}
 	return err
 }
@@ -134,5 +136,5 @@ func (r *route) setCold(ctx context.Context, on bool) error {
 	if r.a == nil {
 		return nil
 	}
-	return r.a.call(ctx, "cold", on, nil)
+	return r.a.Call(ctx, "cold", on, nil)
 }

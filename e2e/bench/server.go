@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // The first byte of a connection says what the server does with it.
@@ -45,7 +47,7 @@ type counters struct {
 func (s *loadServer) handle(do string, arg json.RawMessage) (any, error) {
 	switch do {
 	case "listen":
-		addr, err := decodeArg[string](arg)
+		addr, err := proc.DecodeArg[string](arg)
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +65,7 @@ func (s *loadServer) handle(do string, arg json.RawMessage) (any, error) {
 		s.abandon()
 		return nil, nil
 	}
-	return handleCommon(do)
+	return proc.HandleCommon(do)
 }
 
 func (s *loadServer) counters() counters {

@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // WriteTable writes the report for people: the rows, the targets, the notes.
@@ -133,7 +134,7 @@ func cell(v *float64) string {
 	if v == nil {
 		return "–"
 	}
-	return number(*v)
+	return stats.Number(*v)
 }
 
 // spreadCell marks rows that are too noisy. One round has no spread.
@@ -152,12 +153,4 @@ func ratio(v *float64) string {
 		return "–"
 	}
 	return strconv.FormatFloat(*v, 'f', 2, 64)
-}
-
-// number shows three significant digits, and all before the point.
-func number(v float64) string {
-	if math.Abs(v) >= 100 {
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'g', 3, 64)
 }

@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"strings"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/stats"
 )
 
 // A Target is what the data path is held to: a bound on a ratio or on a value of ours.
@@ -86,7 +88,7 @@ func judge(rows []Row) []Target {
 		if t.atMost {
 			sign = "≤"
 		}
-		t.Want = strings.TrimSpace(fmt.Sprintf("%s %s", sign, number(t.bound)))
+		t.Want = strings.TrimSpace(fmt.Sprintf("%s %s", sign, stats.Number(t.bound)))
 		if t.What == "ours" {
 			t.Want += " " + row.Unit
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
 )
 
 // Roles of a worker.
@@ -17,7 +19,7 @@ const (
 // Worker is the other side of [Run]: the process that plays role, taking orders from in and answering on out.
 // It returns when in ends, and does not wait for the goroutines that serve connections: its process must end then.
 func Worker(role string, in io.Reader, out io.Writer) error {
-	if _, err := raiseFileLimit(); err != nil {
+	if _, err := proc.RaiseFileLimit(); err != nil {
 		return err
 	}
 	var handle func(do string, arg json.RawMessage) (any, error)
@@ -29,21 +31,9 @@ func Worker(role string, in io.Reader, out io.Writer) error {
 	case roleAgent:
 		handle = new(agent).handle
 	case roleAwake:
-		handle = new(waker).handle
+		handle = new(proc.Waker).Handle
 	default:
 		return fmt.Errorf("no such role: %q", role)
 	}
-	return serveControl(in, out, handle)
-}
-
-// handleCommon answers the orders that every role knows.
-func handleCommon(do string) (any, error) {
-	switch do {
-	case "usage":
-		return ownUsage()
-	case "release":
-		releaseMemory()
-		return nil, nil
-	}
-	return nil, fmt.Errorf("unknown order %q", do)
+	return proc.Serve(in, out, handle)
 }

@@ -1,10 +1,11 @@
-package bench
+package proc
 
 import (
 	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
@@ -13,27 +14,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// usage is what a process has consumed since it started.
-type usage struct {
+// Usage is what a process has consumed since it started.
+type Usage struct {
 	CPU        time.Duration `json:"cpu"`      // user and system time
 	Switches   int64         `json:"switches"` // context switches, voluntary and not
 	Allocs     uint64        `json:"allocs"`   // heap objects allocated
 	Goroutines int           `json:"goroutines"`
 }
 
-func (u usage) minus(earlier usage) usage {
-	return usage{u.CPU - earlier.CPU, u.Switches - earlier.Switches, u.Allocs - earlier.Allocs, u.Goroutines - earlier.Goroutines}
+func (u Usage) Minus(earlier Usage) Usage {
+	return Usage{u.CPU - earlier.CPU, u.Switches - earlier.Switches, u.Allocs - earlier.Allocs, u.Goroutines - earlier.Goroutines}
 }
 
-func (u usage) plus(other usage) usage {
-	return usage{u.CPU + other.CPU, u.Switches + other.Switches, u.Allocs + other.Allocs, u.Goroutines + other.Goroutines}
+func (u Usage) Plus(other Usage) Usage {
+	return Usage{u.CPU + other.CPU, u.Switches + other.Switches, u.Allocs + other.Allocs, u.Goroutines + other.Goroutines}
 }
 
-// ownUsage is the calling process's. It does not stop the world.
-func ownUsage() (usage, error) {
+// OwnUsage is the calling process's. It does not stop the world.
+func OwnUsage() (Usage, error) {
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
-		return usage{}, fmt.Errorf("getrusage: %w", err)
+		return Usage{}, fmt.Errorf("getrusage: %w", err)
 	}
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/allocs:objects"},
@@ -41,7 +42,7 @@ func ownUsage() (usage, error) {
 		{Name: "/sched/goroutines:goroutines"},
 	}
 	metrics.Read(samples)
-	return usage{
+	return Usage{
 		CPU:        time.Duration(ru.Utime.Nano() + ru.Stime.Nano()),
 		Switches:   ru.Nvcsw + ru.Nivcsw,
 		Allocs:     samples[0].Value.Uint64() + samples[1].Value.Uint64(),
@@ -49,8 +50,8 @@ func ownUsage() (usage, error) {
 	}, nil
 }
 
-// rusageCPU is the user and system time of who, 0 if it cannot be had.
-func rusageCPU(who int) time.Duration {
+// RusageCPU is the user and system time of who, 0 if it cannot be had.
+func RusageCPU(who int) time.Duration {
 	var ru unix.Rusage
 	if unix.Getrusage(who, &ru) != nil {
 		return 0
@@ -58,14 +59,14 @@ func rusageCPU(who int) time.Duration {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
-// releaseMemory gives back what is garbage, twice so that sync.Pools are emptied too (they keep a victim generation).
-func releaseMemory() {
+// ReleaseMemory gives back what is garbage, twice so that sync.Pools are emptied too (they keep a victim generation).
+func ReleaseMemory() {
 	debug.FreeOSMemory()
 	debug.FreeOSMemory()
 }
 
-// rss is the resident set of process pid in bytes.
-func rss(pid int) (int64, error) {
+// RSS is the resident set of process pid in bytes.
+func RSS(pid int) (int64, error) {
 	name := filepath.Join("/proc", strconv.Itoa(pid), "statm")
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -82,8 +83,8 @@ func rss(pid int) (int64, error) {
 	return pages * int64(os.Getpagesize()), nil
 }
 
-// groupUsage sums what the processes of a process group consume; for programs that cannot be asked. Allocations and goroutines stay zero.
-func groupUsage(pgid int) (u usage, resident int64) {
+// GroupUsage sums what the processes of a process group consume; for programs that cannot be asked. Allocations and goroutines stay zero.
+func GroupUsage(pgid int) (u Usage, resident int64) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {
 		data, err := os.ReadFile(name)
@@ -99,7 +100,7 @@ func groupUsage(pgid int) (u usage, resident int64) {
 		system, _ := strconv.ParseInt(string(fields[12]), 10, 64)
 		u.CPU += time.Duration(user+system) * time.Second / clockTicks
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if r, err := rss(pid); err == nil {
+		if r, err := RSS(pid); err == nil {
 			resident += r
 		}
 		threads, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "task/*/status"))
@@ -125,9 +126,9 @@ func contextSwitches(statusFile string) (n int64) {
 	return n
 }
 
-// machineBusy is the time all processors together have spent on processes since boot, and the number of processors.
+// MachineBusy is the time all processors together have spent on processes since boot, and the number of processors.
 // Interrupts are left out: on the loopback they are the bench's own.
-func machineBusy() (busy time.Duration, processors int, err error) {
+func MachineBusy() (busy time.Duration, processors int, err error) {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, 0, err
@@ -152,8 +153,8 @@ func machineBusy() (busy time.Duration, processors int, err error) {
 	return busy, processors, nil
 }
 
-// raiseFileLimit raises RLIMIT_NOFILE to its hard limit and returns it.
-func raiseFileLimit() (uint64, error) {
+// RaiseFileLimit raises RLIMIT_NOFILE to its hard limit and returns it.
+func RaiseFileLimit() (uint64, error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, fmt.Errorf("getrlimit: %w", err)
@@ -163,4 +164,9 @@ func raiseFileLimit() (uint64, error) {
 		return 0, fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
 	}
 	return limit.Max, nil
+}
+
+// Machine is one line about where a run takes place.
+func Machine() string {
+	return fmt.Sprintf("%d processors, %s, %s/%s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

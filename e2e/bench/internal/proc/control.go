@@ -1,4 +1,4 @@
-package bench
+package proc
 
 import (
 	"encoding/json"
@@ -20,8 +20,8 @@ type response struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// serveControl answers requests until in ends.
-func serveControl(in io.Reader, out io.Writer, handle func(do string, arg json.RawMessage) (any, error)) error {
+// Serve answers requests until in ends.
+func Serve(in io.Reader, out io.Writer, handle func(do string, arg json.RawMessage) (any, error)) error {
 	dec, enc := json.NewDecoder(in), json.NewEncoder(out)
 	for {
 		var req request
@@ -43,9 +43,21 @@ func serveControl(in io.Reader, out io.Writer, handle func(do string, arg json.R
 	}
 }
 
-// decodeArg reads the argument of a request.
-func decodeArg[T any](arg json.RawMessage) (T, error) {
+// DecodeArg reads the argument of a request.
+func DecodeArg[T any](arg json.RawMessage) (T, error) {
 	var v T
 	err := json.Unmarshal(arg, &v)
 	return v, err
+}
+
+// HandleCommon answers the orders that every role knows.
+func HandleCommon(do string) (any, error) {
+	switch do {
+	case "usage":
+		return OwnUsage()
+	case "release":
+		ReleaseMemory()
+		return nil, nil
+	}
+	return nil, fmt.Errorf("unknown order %q", do)
 }

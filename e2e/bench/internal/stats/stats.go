@@ -1,12 +1,12 @@
-package bench
+package stats
 
 import (
 	"math"
 	"slices"
 )
 
-// median of values, NaN if there is none. The mean of the middle two for an even count.
-func median(values []float64) float64 {
+// Median of values, NaN if there is none. The mean of the middle two for an even count.
+func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
 	}
@@ -18,20 +18,20 @@ func median(values []float64) float64 {
 	return (sorted[mid-1] + sorted[mid]) / 2
 }
 
-// spread is how far apart the rounds were: largest less smallest, as a share of the median. Zero for fewer than two values.
-func spread(values []float64) float64 {
+// Spread is how far apart the rounds were: largest less smallest, as a share of the median. Zero for fewer than two values.
+func Spread(values []float64) float64 {
 	if len(values) < 2 {
 		return 0
 	}
-	m := median(values)
+	m := Median(values)
 	if m == 0 || math.IsNaN(m) {
 		return 0
 	}
 	return (slices.Max(values) - slices.Min(values)) / m
 }
 
-// percentile of sorted, by the nearest rank; p is in [0, 1]. NaN if sorted is empty.
-func percentile(sorted []uint32, p float64) float64 {
+// Percentile of sorted, by the nearest rank; p is in [0, 1]. NaN if sorted is empty.
+func Percentile(sorted []uint32, p float64) float64 {
 	if len(sorted) == 0 {
 		return math.NaN()
 	}
@@ -39,10 +39,10 @@ func percentile(sorted []uint32, p float64) float64 {
 	return float64(sorted[min(max(rank, 0), len(sorted)-1)])
 }
 
-// A series is one metric of one path: a value per round, NaN where the round has none.
-type series []float64
+// A Series is one metric of one path: a value per round, NaN where the round has none.
+type Series []float64
 
-func (s series) present() []float64 {
+func (s Series) Present() []float64 {
 	var values []float64
 	for _, v := range s {
 		if !math.IsNaN(v) && !math.IsInf(v, 0) {
@@ -52,9 +52,9 @@ func (s series) present() []float64 {
 	return values
 }
 
-// ratios compares ours with theirs round by round, such that larger is better for us.
+// Ratios compares ours with theirs round by round, such that larger is better for us.
 // Rounds in which either is missing or the divisor is zero have no ratio.
-func ratios(ours, theirs series, lowerIsBetter bool) []float64 {
+func Ratios(ours, theirs Series, lowerIsBetter bool) []float64 {
 	var out []float64
 	for round := range min(len(ours), len(theirs)) {
 		over, under := ours[round], theirs[round]

@@ -1,4 +1,4 @@
-package bench
+package proc
 
 import (
 	"context"
@@ -17,21 +17,21 @@ import (
 // answerTimeout bounds each order to a worker. A worker that is silent for longer is broken, not slow: orders start things and return.
 const answerTimeout = 60 * time.Second
 
-// A process is a running worker.
-type process struct {
+// A Worker is a running process that takes orders.
+type Worker struct {
 	name   string
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *os.File
 	enc    *json.Encoder
 	dec    *json.Decoder
-	stderr *tail
+	stderr *Tail
 	exited chan struct{}
 }
 
-// startWorker starts command with role as its last argument. stop must be called.
-func startWorker(n *nursery, command []string, role, name string) (*process, error) {
-	p := &process{name: name, stderr: new(tail), exited: make(chan struct{})}
+// StartWorker starts command with role as its last argument. stop must be called.
+func StartWorker(n *Nursery, command []string, role, name string) (*Worker, error) {
+	p := &Worker{name: name, stderr: new(Tail), exited: make(chan struct{})}
 	p.cmd = exec.Command(command[0], append(command[1:len(command):len(command)], role)...)
 	p.cmd.Stderr = p.stderr
 	// A process group of its own: Ctrl-C reaches the bench alone, which then ends its workers in order.
@@ -47,7 +47,7 @@ func startWorker(n *nursery, command []string, role, name string) (*process, err
 	}
 	p.cmd.Stdout = childOut
 	p.in, p.out, p.enc, p.dec = in, out, json.NewEncoder(in), json.NewDecoder(out)
-	err = n.start(p.cmd)
+	err = n.Start(p.cmd)
 	childOut.Close()
 	if err != nil {
 		in.Close()
@@ -58,13 +58,13 @@ func startWorker(n *nursery, command []string, role, name string) (*process, err
 	return p, nil
 }
 
-func (p *process) wait() {
+func (p *Worker) wait() {
 	p.cmd.Wait() // how a worker ended shows in the answer that did not come
 	close(p.exited)
 }
 
-// call gives an order and waits for the answer. One at a time.
-func (p *process) call(ctx context.Context, do string, arg, result any) error {
+// Call gives an order and waits for the answer. One at a time.
+func (p *Worker) Call(ctx context.Context, do string, arg, result any) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (p *process) call(ctx context.Context, do string, arg, result any) error {
 	return nil
 }
 
-func (p *process) exchange(do string, arg, result any) error {
+func (p *Worker) exchange(do string, arg, result any) error {
 	req := request{Do: do}
 	if arg != nil {
 		var err error
@@ -108,25 +108,25 @@ func (p *process) exchange(do string, arg, result any) error {
 	return json.Unmarshal(resp.Result, result)
 }
 
-// stop ends the worker and waits for it. A worker holds nothing that outlives its process, so there is nothing to ask it for.
-func (p *process) stop() {
+// Stop ends the worker and waits for it. A worker holds nothing that outlives its process, so there is nothing to ask it for.
+func (p *Worker) Stop() {
 	p.cmd.Process.Kill()
 	<-p.exited
 	p.in.Close()
 	p.out.Close()
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+func (p *Worker) PID() int { return p.cmd.Process.Pid }
 
-// A tail keeps the last of what is written to it, for messages.
-type tail struct {
+// A Tail keeps the last of what is written to it, for messages.
+type Tail struct {
 	mu   sync.Mutex
 	data []byte
 }
 
 const tailSize = 4 << 10
 
-func (t *tail) Write(b []byte) (int, error) {
+func (t *Tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.data = append(t.data, b...)
@@ -137,7 +137,7 @@ func (t *tail) Write(b []byte) (int, error) {
 }
 
 // String is empty, or begins on a line of its own.
-func (t *tail) String() string {
+func (t *Tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.data) == 0 {

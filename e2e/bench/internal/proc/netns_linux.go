@@ -1,4 +1,4 @@
-package bench
+package proc
 
 import (
 	"fmt"
@@ -9,25 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A nursery starts processes from one locked thread. Its thread may live in a network namespace of its own, which the
+// A Nursery starts processes from one locked thread. Its thread may live in a network namespace of its own, which the
 // processes inherit and which goes when the last of them does; and because Pdeathsig fires when the starting thread ends,
 // that thread must outlive them.
-type nursery struct {
+type Nursery struct {
 	orders chan func()
 	done   chan struct{}
 	own    bool // the thread has a namespace of its own
 }
 
-// newNursery makes the thread and, if isolate is set, its network namespace with the loopback up.
-// The error says why there is no namespace; the nursery then works in the caller's, and is never nil.
-func newNursery(isolate bool) (*nursery, error) {
-	n := &nursery{orders: make(chan func()), done: make(chan struct{})}
+// NewNursery makes the thread and, if isolate is set, its network namespace with the loopback up.
+// The error says why there is no namespace; the Nursery then works in the caller's, and is never nil.
+func NewNursery(isolate bool) (*Nursery, error) {
+	n := &Nursery{orders: make(chan func()), done: make(chan struct{})}
 	ready := make(chan error)
 	go n.run(isolate, ready)
 	return n, <-ready
 }
 
-func (n *nursery) run(isolate bool, ready chan<- error) {
+func (n *Nursery) run(isolate bool, ready chan<- error) {
 	defer close(n.done)
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, so no other ever runs in its namespace
 	var err error
@@ -41,15 +41,15 @@ func (n *nursery) run(isolate bool, ready chan<- error) {
 	}
 }
 
-// start starts cmd from the nursery's thread.
-func (n *nursery) start(cmd *exec.Cmd) error {
+// Start starts cmd from the Nursery's thread.
+func (n *Nursery) Start(cmd *exec.Cmd) error {
 	started := make(chan error)
 	n.orders <- func() { started <- cmd.Start() }
 	return <-started
 }
 
-// close ends the thread, and with it every process whose Pdeathsig names a signal.
-func (n *nursery) close() {
+// Close ends the thread, and with it every process whose Pdeathsig names a signal.
+func (n *Nursery) Close() {
 	close(n.orders)
 	<-n.done
 }

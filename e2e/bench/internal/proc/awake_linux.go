@@ -1,4 +1,4 @@
-package bench
+package proc
 
 import (
 	"encoding/json"
@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A waker keeps every processor awake with a thread that any other thread displaces.
+// A Waker keeps every processor awake with a thread that any other thread displaces.
 // It has a process of its own, because a starved thread would hold up its process's garbage collector.
-type waker struct {
+type Waker struct {
 	on      atomic.Bool
 	threads sync.WaitGroup
 }
 
-func (w *waker) handle(do string, _ json.RawMessage) (any, error) {
+func (w *Waker) Handle(do string, _ json.RawMessage) (any, error) {
 	switch do {
 	case "start":
 		return nil, w.start()
@@ -27,10 +27,10 @@ func (w *waker) handle(do string, _ json.RawMessage) (any, error) {
 		w.threads.Wait()
 		return nil, nil
 	}
-	return handleCommon(do)
+	return HandleCommon(do)
 }
 
-func (w *waker) start() error {
+func (w *Waker) start() error {
 	debug.SetGCPercent(-1)
 	processors := runtime.NumCPU()
 	runtime.GOMAXPROCS(processors + 1) // one for the control loop
@@ -48,7 +48,7 @@ func (w *waker) start() error {
 	return nil
 }
 
-func (w *waker) spin(ready chan<- error) {
+func (w *Waker) spin(ready chan<- error) {
 	runtime.LockOSThread() // the policy belongs to this thread; it ends with the goroutine
 	err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 	if err != nil {
