@@ -21,9 +21,9 @@
 // it, or else its first one, and what that listener demands of clients. A client
 // without a server name gets the listener for all hosts; if there is none, or no
 // listener for its name, or the listener has no usable certificate, its handshake
-// fails with unrecognized_name; on a port that passes TLS through, where nobody
-// here speaks for it, the connection is closed instead. Sessions resume under the listener that they began
-// with, and no other.
+// fails with unrecognized_name. On a port that passes TLS through, where nobody
+// here speaks for the name, the connection is closed without an alert. Sessions
+// resume under the listener that they began with, and no other.
 //
 // All versions of HTTP share one handler. The most specific listener for the Host
 // serves a request, and no other does. Over TLS it has to be the one that the
