@@ -3,11 +3,13 @@ package ingress
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 )
 
-// site is a port as most tests want it.
+// httpsPort is a port as most tests want it.
 func httpsPort(bind Bind, public uint16, ls ...*Listener) *Port {
 	return &Port{Bind: bind, Gateway: "infra/gw", Public: public, Listeners: ls}
 }
@@ -51,5 +53,29 @@ func TestServesEveryVersion(t *testing.T) {
 			}
 		})
 	}
-	_ = fmt.Sprint
+}
+
+// TestWildcard: a Bind without an address is of both families, on TCP and UDP.
+func TestWildcard(t *testing.T) {
+	ca := newAuthority(t)
+	bind := freeBind(t)
+	bind.Addr = netip.Addr{}
+	s := start(t, ServerConfig{})
+	s.apply(t, quicPort(t, ca, bind))
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		addr := net.JoinHostPort(host, fmt.Sprint(bind.Port))
+		if c, err := net.Dial("udp", addr); err != nil {
+			t.Logf("no %s here: %v", host, err)
+			continue
+		} else {
+			c.Close()
+		}
+		for _, v := range versions {
+			c := dialHTTP(t, v, addr, &tls.Config{RootCAs: ca.pool, ServerName: "a.org"})
+			status, a, _ := c.get(t, "a.org", "/")
+			if remote, err := netip.ParseAddrPort(a.Remote); status != 200 || err != nil || remote.Addr() != netip.MustParseAddr(host) {
+				t.Errorf("%s by %s: got %d from client %q; want the client unmapped", v, host, status, a.Remote)
+			}
+		}
+	}
 }
