@@ -35,6 +35,7 @@ type body struct {
 	err     error // of Read, after what is buffered
 	closed  bool  // by the handler
 	expect  bool  // the client waits for 100 Continue
+	bounded bool  // by Server.BodyTimeout
 	waiting time.Time
 	dl      deadline
 	trailer http.Header
@@ -75,8 +76,10 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, errors.New("h2: concurrent reads of a body")
 		}
 		b.dst, b.got = p, 0
-		b.waiting = time.Now()
-		c.watchLocked()
+		if b.bounded {
+			b.waiting = time.Now()
+			c.watchLocked(b.waiting, c.s.bodyTimeout())
+		}
 		for b.got == 0 && b.endLocked() == nil && !b.closed && !b.dl.passed {
 			b.cond.Wait()
 		}

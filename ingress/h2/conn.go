@@ -61,7 +61,7 @@ func newConn(s *Server, nc net.Conn, h http.Handler, p Peer) *conn {
 // serve is the connection's whole life.
 func (c *conn) serve(ahead []byte) {
 	c.mu.Lock()
-	c.scheduleLocked()
+	c.watchLocked(c.born, c.s.prefaceTimeout())
 	c.mu.Unlock()
 	err := c.read.loop(ahead)
 	c.read.free()
@@ -166,7 +166,7 @@ func (c *conn) admitLocked() bool { return c.held < c.s.maxStreams() }
 func (c *conn) releaseLocked() {
 	c.held--
 	if c.held == 0 {
-		c.idleFrom = time.Now()
+		c.restLocked()
 		c.finishDrainLocked()
 	}
 }

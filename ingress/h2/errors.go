@@ -3,6 +3,8 @@ package h2
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 
 	"golang.org/x/net/http2"
 )
@@ -39,13 +41,16 @@ type ResetError struct{ Code http2.ErrCode }
 
 func (e *ResetError) Error() string { return "h2: the client reset the stream: " + e.Code.String() }
 
+// Unwrap makes it an unexpected end for who reads the body.
+func (e *ResetError) Unwrap() error { return io.ErrUnexpectedEOF }
+
 // Why requests and connections end.
 var (
-	errClientGone    = errors.New("h2: the client closed the connection")
+	errClientGone    = fmt.Errorf("h2: the client closed the connection: %w", io.ErrUnexpectedEOF)
 	errHandlerDone   = errors.New("h2: the handler has returned")
 	errWriteAfter    = errors.New("h2: write after the end of the answer")
 	errStalled       = errors.New("h2: the client has taken nothing of the answer for too long")
-	errBodyStalled   = errors.New("h2: the client has sent nothing of the request's body for too long")
+	errBodyStalled   = fmt.Errorf("h2: the client has sent nothing of the request's body for too long: %w", os.ErrDeadlineExceeded)
 	errWriteTimeout  = errors.New("h2: the client does not read")
 	errHeaderTimeout = errors.New("h2: the client stopped in the middle of a frame")
 	errPrefaceLate   = errors.New("h2: no connection preface in time")

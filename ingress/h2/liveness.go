@@ -6,13 +6,12 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// liveness is the one timer of a connection. It runs out seldom: when the connection
-// may have been idle for too long, or a fraction of the shortest timeout after
-// something began to wait for the client.
+// liveness is the one timer of a connection. It is set for what falls due first;
+// what is put off does not move it, but is found not to be due when it runs out.
 type liveness struct {
 	timer   *time.Timer
-	watched bool // something waits
-	started bool // the client's SETTINGS have come
+	due     time.Time // zero: the timer is not set
+	started bool      // the client's SETTINGS have come
 }
 
 func (l *liveness) stop() {
@@ -21,56 +20,31 @@ func (l *liveness) stop() {
 	}
 }
 
-// interval is how often is looked while something waits.
-func (c *conn) interval() time.Duration {
-	d := min(c.s.readHeaderTimeout(), c.s.writeTimeout())
-	if b := c.s.bodyTimeout(); b > 0 {
-		d = min(d, b)
-	}
-	return max(d/8, time.Millisecond)
-}
-
-// watch makes sure that somebody looks soon after something began to wait.
-func (c *conn) watch() {
-	c.mu.Lock()
-	c.watchLocked()
-	c.mu.Unlock()
-}
-
-func (c *conn) watchLocked() {
-	if c.life.watched || c.err != nil {
+// watchLocked has somebody look when d has passed.
+func (c *conn) watchLocked(now time.Time, d time.Duration) {
+	l := &c.life
+	due := now.Add(d)
+	if c.err != nil || !l.due.IsZero() && !due.Before(l.due) {
 		return
 	}
-	c.life.watched = true
-	c.scheduleLocked()
+	l.due = due
+	if l.timer == nil {
+		l.timer = time.AfterFunc(d, c.look)
+	} else {
+		l.timer.Reset(d)
+	}
 }
 
+// startedLocked notes that the client's part of the preface is complete.
 func (c *conn) startedLocked() {
 	c.life.started = true
-	c.idleFrom = time.Now()
-	c.scheduleLocked()
+	c.restLocked()
 }
 
-// scheduleLocked sets the timer for the next thing that may fall due.
-func (c *conn) scheduleLocked() {
-	if c.err != nil {
-		return
-	}
-	d := c.s.idleTimeout()
-	switch {
-	case !c.life.started:
-		d = c.s.prefaceTimeout() - time.Since(c.born)
-	case c.held == 0:
-		d -= time.Since(c.idleFrom)
-	}
-	if c.life.watched {
-		d = min(d, c.interval())
-	}
-	if d = max(d, time.Millisecond); c.life.timer == nil {
-		c.life.timer = time.AfterFunc(d, c.look)
-	} else {
-		c.life.timer.Reset(d)
-	}
+// restLocked notes that the connection has no stream from now on.
+func (c *conn) restLocked() {
+	c.idleFrom = time.Now()
+	c.watchLocked(c.idleFrom, c.s.idleTimeout())
 }
 
 // look finds what has waited for the client for too long.
@@ -80,44 +54,44 @@ func (c *conn) look() {
 	if c.err != nil {
 		return
 	}
+	c.life.due = time.Time{}
 	now := time.Now()
-	since := now.Sub(c.born)
-	partial := time.Duration(c.partial.Load())
-	switch {
-	case !c.life.started && since >= c.s.prefaceTimeout():
+	// late says whether something that began at since is overdue; it is looked at
+	// again when it is.
+	late := func(since time.Time, timeout time.Duration) bool {
+		left := timeout - now.Sub(since)
+		if left > 0 {
+			c.watchLocked(now, left)
+		}
+		return left <= 0
+	}
+	if !c.life.started && late(c.born, c.s.prefaceTimeout()) {
 		c.failLocked(errPrefaceLate)
 		return
-	case partial != 0 && since-partial >= c.s.readHeaderTimeout():
+	}
+	if at := c.partial.Load(); at != 0 && late(c.born.Add(time.Duration(at)), c.s.readHeaderTimeout()) {
 		c.failLocked(errHeaderTimeout)
 		return
-	case !c.w.since.IsZero() && now.Sub(c.w.since) >= c.s.writeTimeout():
+	}
+	if !c.w.since.IsZero() && late(c.w.since, c.s.writeTimeout()) {
 		c.failLocked(errStalled)
 		return
 	}
-	c.life.watched = partial != 0 || !c.w.since.IsZero()
 	for _, s := range c.streams {
-		c.lookAtLocked(s, now)
+		if b := &s.body; !b.waiting.IsZero() {
+			if s.send.moved {
+				s.send.moved, b.waiting = false, now
+			}
+			if late(b.waiting, c.s.bodyTimeout()) {
+				b.abandonLocked(errBodyStalled)
+			}
+		}
+		if q := &s.send; !q.since.IsZero() && late(q.since, c.s.writeTimeout()) {
+			c.resetLocked(s, http2.ErrCodeCancel, errStalled)
+		}
 	}
-	if c.life.started && c.held == 0 && now.Sub(c.idleFrom) >= c.s.idleTimeout() {
+	if c.life.started && c.held == 0 && late(c.idleFrom, c.s.idleTimeout()) {
 		c.drainLocked()
 	}
 	c.flushLocked()
-	c.scheduleLocked()
-}
-
-func (c *conn) lookAtLocked(s *stream, now time.Time) {
-	if at := s.body.waiting; !at.IsZero() && c.s.bodyTimeout() > 0 {
-		if now.Sub(at) >= c.s.bodyTimeout() {
-			s.body.abandonLocked(errBodyStalled)
-		} else {
-			c.life.watched = true
-		}
-	}
-	if at := s.send.since; !at.IsZero() {
-		if now.Sub(at) >= c.s.writeTimeout() {
-			c.resetLocked(s, http2.ErrCodeCancel, errStalled)
-		} else {
-			c.life.watched = true
-		}
-	}
 }

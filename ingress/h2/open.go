@@ -74,6 +74,7 @@ func (r *reader) start(s *stream, b *block) {
 		return
 	}
 	s.body.expect = b.expect
+	s.body.bounded = b.method != http.MethodConnect && c.s.bodyTimeout() > 0
 	req.Body, req.ContentLength = &s.body, b.length
 }
 

@@ -62,13 +62,14 @@ func (r *reader) loop(ahead []byte) error {
 	}
 	r.n = copy(r.buf, ahead)
 	for {
+		from := r.r
 		if r.n > r.r {
 			if err := r.parse(); err != nil {
 				return err
 			}
 			r.c.flush()
 		}
-		r.tidy()
+		r.tidy(r.r > from)
 		n, err := r.c.c.Read(r.buf[r.n:])
 		r.n += n
 		if err != nil && n == 0 {
@@ -100,7 +101,8 @@ func (r *reader) why(err error) error {
 }
 
 // tidy makes room for the next read, and lets the buffer go if the connection rests.
-func (r *reader) tidy() {
+// progress says that some of what was there has been parsed.
+func (r *reader) tidy(progress bool) {
 	rest := r.n - r.r
 	switch {
 	case rest > 0 || r.inData || r.blocks.open:
@@ -121,10 +123,16 @@ func (r *reader) tidy() {
 	default:
 		r.r, r.n = 0, 0
 	}
+	if progress && !r.blocks.open {
+		r.c.partial.Store(0) // what is waited for now is another frame
+	}
 	if rest > 0 && !r.inData || r.blocks.open || r.preface > 0 {
 		if r.c.partial.Load() == 0 {
-			r.c.partial.Store(max(int64(time.Since(r.c.born)), 1))
-			r.c.watch()
+			now := time.Now()
+			r.c.partial.Store(max(int64(now.Sub(r.c.born)), 1))
+			r.c.mu.Lock()
+			r.c.watchLocked(now, r.c.s.readHeaderTimeout())
+			r.c.mu.Unlock()
 		}
 	} else if r.c.partial.Load() != 0 {
 		r.c.partial.Store(0)

@@ -31,6 +31,7 @@ type sending struct {
 
 	since time.Time // when the window was found shut; zero: it is not
 	taken int       // since then
+	moved bool      // something was sent since the last look
 	dl    deadline
 }
 
@@ -71,6 +72,7 @@ func (q *sending) frameLocked() {
 		q.window -= int64(n)
 		w.window -= int64(n)
 		w.since = time.Time{}
+		q.moved = true
 		if !q.since.IsZero() {
 			if q.taken += n; q.taken >= enough || last {
 				q.since, q.taken = time.Time{}, 0
@@ -115,7 +117,7 @@ func (q *sending) dueLocked() {
 func (q *sending) blockLocked() {
 	if q.since.IsZero() {
 		q.since, q.taken = time.Now(), 0
-		q.s.c.watchLocked()
+		q.s.c.watchLocked(q.since, q.s.c.s.writeTimeout())
 	}
 }
 

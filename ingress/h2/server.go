@@ -24,8 +24,10 @@ type Server struct {
 	// IdleTimeout is how long a connection without a stream stays open. Zero means
 	// 60 s.
 	IdleTimeout time.Duration
-	// BodyTimeout is how long a request's body may pause while it is read; it does
-	// not bound the whole of it. Zero means 60 s, negative no bound.
+	// BodyTimeout is how long a stream may carry nothing in either direction while
+	// its handler waits for the request's body; it does not bound the whole of it,
+	// nor the streams of CONNECT. Zero means 5 min, as Envoy's stream_idle_timeout,
+	// negative no bound.
 	BodyTimeout time.Duration
 	// WriteTimeout is how long a client may leave the connection unread, and how
 	// long it may leave the window of a stream shut that has something to send.
@@ -77,7 +79,7 @@ func (s *Server) readHeaderTimeout() time.Duration {
 	return cmp.Or(s.ReadHeaderTimeout, 10*time.Second)
 }
 func (s *Server) idleTimeout() time.Duration  { return cmp.Or(s.IdleTimeout, 60*time.Second) }
-func (s *Server) bodyTimeout() time.Duration  { return cmp.Or(s.BodyTimeout, 60*time.Second) }
+func (s *Server) bodyTimeout() time.Duration  { return cmp.Or(s.BodyTimeout, 5*time.Minute) }
 func (s *Server) writeTimeout() time.Duration { return cmp.Or(s.WriteTimeout, 60*time.Second) }
 func (s *Server) drainTimeout() time.Duration { return cmp.Or(s.DrainTimeout, time.Second) }
 func (s *Server) maxStreams() int             { return cmp.Or(s.MaxStreams, 250) }

@@ -133,7 +133,7 @@ func (w *writer) batchLocked() ([]byte, *buffer) {
 			if w.window <= 0 && s.pending() > 0 {
 				if w.since.IsZero() {
 					w.since = time.Now()
-					w.c.watchLocked()
+					w.c.watchLocked(w.since, w.c.s.writeTimeout())
 				}
 				return w.takeLocked()
 			}
