@@ -200,7 +200,13 @@ func (r *reader) read(p []byte) (int, error) {
 			}
 			return 0, noEOF(err)
 		}
-		if err := r.await(); err != nil {
+		// In the middle of a body a buffer is held: what await saves by one byte, of
+		// TLS, is a Read for each byte here.
+		wait := r.await
+		if r.isTLS {
+			wait = r.fill
+		}
+		if err := wait(); err != nil {
 			return 0, err
 		}
 	}
