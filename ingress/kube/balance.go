@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +18,8 @@ import (
 // syncServices makes the Services of Gateways what they should be, and reports
 // whether nothing is left to be tried again.
 func (w *writer) syncServices(ctx context.Context, now *work) bool {
-	all := true
+	var tasks []func() error
+	var mu sync.Mutex // guards conflicts
 	conflicts := make(map[types.NamespacedName]string)
 	wanted := make(map[types.NamespacedName]bool)
 	settled := make(map[types.NamespacedName]bool) // by Gateway: what it needs is known
@@ -31,23 +33,19 @@ func (w *writer) syncServices(ctx context.Context, now *work) bool {
 			if have != nil && asWanted(have, want) {
 				continue
 			}
-			if ctx.Err() != nil {
-				return true
-			}
-			conflict, err := w.applyService(ctx, have, want)
-			switch {
-			case ctx.Err() != nil:
-				return true
-			case err != nil:
-				all = false
-				w.log.Warn("a Service of a Gateway cannot be written", "gateway", p.name.String(), "service", name.String(), "error", err)
-			case conflict != "" && want.Labels[labelRole] != string(roleAlias):
-				conflicts[p.name] = conflict
-			}
+			tasks = append(tasks, func() error {
+				conflict, err := w.applyService(ctx, have, want)
+				if err != nil {
+					return fmt.Errorf("service %s of Gateway %s cannot be written: %w", name, p.name, err)
+				}
+				if conflict != "" && want.Labels[labelRole] != string(roleAlias) {
+					mu.Lock()
+					conflicts[p.name] = conflict
+					mu.Unlock()
+				}
+				return nil
+			})
 		}
-	}
-	if w.work.setConflicts(conflicts) {
-		signal(w.inbox.wake)
 	}
 	for name, s := range now.services {
 		gw, _, _ := isOurs(s, w.services.namespace)
@@ -55,20 +53,55 @@ func (w *writer) syncServices(ctx context.Context, now *work) bool {
 		if wanted[name] || ok && !planned || !now.gatewaysKnown {
 			continue
 		}
-		if err := w.removeService(ctx, gw, s, planned); err != nil && ctx.Err() == nil {
-			all = false
-			w.log.Warn("a Service that no Gateway needs cannot be removed", "service", name.String(), "error", err)
-		}
+		tasks = append(tasks, func() error {
+			if err := w.removeService(ctx, gw, s, planned); err != nil {
+				return fmt.Errorf("service %s, which no Gateway needs, cannot be removed: %w", name, err)
+			}
+			return nil
+		})
+	}
+	all := w.each(ctx, tasks)
+	if ctx.Err() == nil && w.work.setConflicts(conflicts) {
+		signal(w.inbox.wake)
 	}
 	return all
+}
+
+// each does tasks, some at a time and no faster than the limit, and reports
+// whether none failed. What fails because ctx ended is not said.
+func (w *writer) each(ctx context.Context, tasks []func() error) bool {
+	queue := make(chan func() error)
+	var mu sync.Mutex // guards failed
+	var failed []error
+	var wg sync.WaitGroup
+	for range min(writers, len(tasks)) {
+		wg.Go(func() {
+			for task := range queue {
+				if err := task(); err != nil {
+					mu.Lock()
+					failed = append(failed, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, task := range tasks {
+		if w.limit.Wait(ctx) != nil {
+			break
+		}
+		queue <- task
+	}
+	close(queue)
+	wg.Wait()
+	if len(failed) > 0 && ctx.Err() == nil {
+		w.log.Warn("what cannot be written is tried again", "count", len(failed), "first", failed[0])
+	}
+	return len(failed) == 0
 }
 
 // applyService makes a Service what it should be. One that somebody else has
 // made is left alone: conflict says so.
 func (w *writer) applyService(ctx context.Context, have, want *corev1.Service) (conflict string, err error) {
-	if err := w.limit.Wait(ctx); err != nil {
-		return "", err
-	}
 	if have == nil {
 		there := new(corev1.Service)
 		err := w.api.core.Get().Namespace(want.Namespace).Resource("services").Name(want.Name).Do(ctx).Into(there)
@@ -116,9 +149,6 @@ func applied(want *corev1.Service) ([]byte, error) {
 // clients know: unless certain, the API server is asked, and that the class of a
 // Gateway is away is no reason.
 func (w *writer) removeService(ctx context.Context, gw types.NamespacedName, s *corev1.Service, certain bool) error {
-	if err := w.limit.Wait(ctx); err != nil {
-		return err
-	}
 	if !certain {
 		there, err := w.api.dynamic.Resource(ours("gateways")).Namespace(gw.Namespace).Get(ctx, gw.Name, metav1.GetOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {

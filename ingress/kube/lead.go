@@ -24,7 +24,7 @@ type work struct {
 
 // workbench hands work from the owner to the leader: the latest counts.
 type workbench struct {
-	wake chan struct{} // one-slot edge
+	wake [2]chan struct{} // one-slot edges, for Services and for statuses
 
 	mu     sync.Mutex // guards all below
 	latest *work
@@ -35,7 +35,9 @@ func (b *workbench) put(w *work) {
 	b.mu.Lock()
 	b.latest = w
 	b.mu.Unlock()
-	signal(b.wake)
+	for _, edge := range b.wake {
+		signal(edge)
+	}
 }
 
 func (b *workbench) get() *work {
@@ -87,13 +89,22 @@ func (s *Source) lead(ctx context.Context) {
 	// What is on the bench is of a time when somebody else led.
 	s.work.put(nil)
 	signal(s.inbox.wake)
+	// Neither waits for the other: a status is not late because a hundred Services
+	// are being made.
+	var wg sync.WaitGroup
+	wg.Go(func() { s.work.follow(ctx, 0, func(now *work) bool { return w.syncServices(ctx, now) }) })
+	wg.Go(func() { s.work.follow(ctx, 1, func(now *work) bool { return w.syncStatuses(ctx, now) }) })
+	wg.Wait()
+}
+
+// follow does what is on the bench whenever that changes, and again after a while
+// if do says that something is left. who is its number among those who do.
+func (b *workbench) follow(ctx context.Context, who int, do func(*work) bool) {
 	pause := againFirst
 	for {
 		var retry <-chan time.Time
-		if now := s.work.get(); now != nil {
-			servicesDone := w.syncServices(ctx, now)
-			statusesDone := w.syncStatuses(ctx, now)
-			if servicesDone && statusesDone {
+		if now := b.get(); now != nil {
+			if do(now) {
 				pause = againFirst
 			} else {
 				retry = time.After(pause)
@@ -103,7 +114,7 @@ func (s *Source) lead(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.work.wake:
+		case <-b.wake[who]:
 		case <-retry:
 		}
 		if !sleep(ctx, pace) {

@@ -132,7 +132,9 @@ func New(cfg Config) (*Source, error) {
 		ask:      make(chan chan []gateway.Status),
 		ended:    make(chan struct{}),
 	}
-	s.work.wake = make(chan struct{}, 1)
+	for i := range s.work.wake {
+		s.work.wake[i] = make(chan struct{}, 1)
+	}
 	s.named = &named{follower: &follower{api: a, log: s.log, inbox: s.inbox}, all: make(map[key]*namedOne)}
 	options := cfg.Gateway
 	options.Bind = s.index.bind

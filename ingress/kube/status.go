@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,10 +24,11 @@ type written struct {
 	object object
 }
 
-// failure is a status that could not be written.
+// failure is a status that the API server refuses: it is not tried again before
+// a time, unless the object changes.
 type failure struct {
 	version string
-	until   time.Time // it is not tried again before, unless the object changes
+	until   time.Time
 }
 
 // refusedFor is how long a status is not tried again that the API server does
@@ -38,12 +38,7 @@ const refusedFor = 5 * time.Minute
 // syncStatuses writes the statuses that are not what they should be, and reports
 // whether nothing is left to be tried again.
 func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
-	type task struct {
-		status gateway.Status
-		key    key
-		base   object
-	}
-	var tasks []task
+	var tasks []func() error
 	current := make(map[key]bool, len(now.statuses))
 	for _, st := range now.statuses {
 		k := key{st.Kind, types.NamespacedName{Namespace: st.Namespace, Name: st.Name}}
@@ -55,35 +50,12 @@ func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
 		if _, differs := st.Merge(base); !differs {
 			w.checked[k] = checked{st, base.GetResourceVersion()}
 		} else if !w.refused(k, base) {
-			tasks = append(tasks, task{st, k, base})
+			tasks = append(tasks, func() error { return w.writeStatus(ctx, k, st, base) })
 		}
 	}
 	w.forget(current)
 
-	queue := make(chan task)
-	var mu sync.Mutex // guards all
-	all := true
-	var wg sync.WaitGroup
-	for range min(writers, len(tasks)) {
-		wg.Go(func() {
-			for t := range queue {
-				if !w.writeStatus(ctx, t.key, t.status, t.base) {
-					mu.Lock()
-					all = false
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	for _, t := range tasks {
-		if w.limit.Wait(ctx) != nil {
-			break
-		}
-		queue <- t
-	}
-	close(queue)
-	wg.Wait()
-	return all
+	return w.each(ctx, tasks)
 }
 
 // checked is a status that an object was found to have: of ten thousand routes
@@ -144,13 +116,13 @@ func (w *writer) forget(current map[key]bool) {
 	maps.DeleteFunc(w.checked, func(k key, _ checked) bool { return !current[k] })
 }
 
-// writeStatus writes one status, and reports false if it is to be tried again. A
+// writeStatus writes one status. The error is of what is to be tried again. A
 // conflict means that the object has changed: what should be written is merged
 // into what it is now.
-func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base object) bool {
+func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base object) error {
 	resource, make, ok := resourceOf(k.kind)
 	if !ok {
-		return true
+		return nil
 	}
 	var c dynamic.ResourceInterface = w.api.dynamic.Resource(resource)
 	if k.Namespace != "" {
@@ -160,7 +132,7 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 	for range 4 {
 		merged, differs := st.Merge(base)
 		if !differs {
-			return true
+			return nil
 		}
 		patch, err := statusPatch(base, merged.(object))
 		if err == nil {
@@ -171,15 +143,15 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 			w.mu.Lock()
 			delete(w.failed, k)
 			w.mu.Unlock()
-			return true
+			return nil
 		case apierrors.IsNotFound(err) || ctx.Err() != nil:
-			return true // gone, or no longer ours to write
+			return nil // gone, or no longer ours to write
 		case !apierrors.IsConflict(err):
 			return w.failedTo(k, base, err)
 		}
 		fresh, err := c.Get(ctx, k.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || ctx.Err() != nil {
-			return true
+			return nil
 		}
 		if err == nil {
 			base, err = convert(fresh, make())
@@ -188,11 +160,11 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 			return w.failedTo(k, base, err)
 		}
 		if !about(st, base) {
-			return true // the watch brings it, and then another status
+			return nil // the watch brings it, and then another status
 		}
 		seen = "" // what the watch has is older
 	}
-	return false
+	return fmt.Errorf("%s changes faster than its status is written", k)
 }
 
 func (w *writer) patch(ctx context.Context, c dynamic.ResourceInterface, k key, seen string, patch []byte, into object) error {
@@ -210,22 +182,18 @@ func (w *writer) patch(ctx context.Context, c dynamic.ResourceInterface, k key, 
 	return nil
 }
 
-// failedTo notes that a status could not be written, says so once, and reports
-// whether there is no use in trying again soon.
-func (w *writer) failedTo(k key, o object, err error) bool {
+// failedTo notes that a status could not be written. It returns nil if there is
+// no use in trying again soon.
+func (w *writer) failedTo(k key, o object, err error) error {
 	vain := apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
-	f := failure{version: o.GetResourceVersion()}
-	if vain {
-		f.until = time.Now().Add(refusedFor)
+	if !vain {
+		return fmt.Errorf("status of %s: %w", k, err)
 	}
+	w.log.Warn("a status is refused; it is tried again in 5 min, or when its object changes", "object", k.String(), "error", err)
 	w.mu.Lock()
-	_, said := w.failed[k]
-	w.failed[k] = f
-	w.mu.Unlock()
-	if !said {
-		w.log.Warn("a status cannot be written; it is tried again", "object", k.String(), "error", err)
-	}
-	return vain
+	defer w.mu.Unlock()
+	w.failed[k] = failure{o.GetResourceVersion(), time.Now().Add(refusedFor)}
+	return nil
 }
 
 // statusPatch is the merge patch that makes the status of one version of an
