@@ -19,6 +19,7 @@ const (
 	flagClientProtocol   = "DPE"
 	flagRetriesExhausted = "URX"
 	flagIdle             = "SI"
+	flagLocalReset       = "LR"
 )
 
 // statusClientGone is logged for a client that left before its answer began;
@@ -37,6 +38,7 @@ var reasons = map[string]string{
 	flagTimeout:          "upstream request timeout",
 	flagUpstreamProtocol: "upstream protocol error",
 	flagClientProtocol:   "malformed request",
+	flagLocalReset:       "the request could not be sent again",
 	flagIdle:             "the request did not come to its end in time",
 }
 

@@ -381,3 +381,30 @@ func TestRetryOfAnUploadInFlight(t *testing.T) {
 		t.Errorf("got %d %q", res.StatusCode, body)
 	}
 }
+
+func TestBodyThatOutgrowsWhatIsKept(t *testing.T) {
+	b := &clientBody{src: strings.NewReader(strings.Repeat("x", replayLimit+100)), keep: true}
+	r := new(http.Request)
+	first := &attemptBody{b: b, from: r, to: r}
+	if _, err := io.ReadFull(first, make([]byte, 1000)); err != nil || !b.replayable() {
+		t.Fatalf("after 1000 bytes: %v", err)
+	}
+	second := &attemptBody{b: b, from: r, to: r}
+	if _, err := io.ReadFull(second, make([]byte, 500)); err != nil {
+		t.Fatal(err)
+	}
+	// What the first one was reading when it was given up is too much to keep.
+	if _, err := io.ReadFull(first, make([]byte, replayLimit)); err != nil {
+		t.Fatal(err)
+	}
+	first.over.Store(true)
+	if b.replayable() {
+		t.Error("what is not kept cannot be sent again")
+	}
+	if n, err := second.Read(make([]byte, 10)); err != errAttemptOver || n != 0 {
+		t.Errorf("the second attempt got %d bytes from the middle, %v", n, err)
+	}
+	if _, err := first.Read(nil); err != errAttemptOver {
+		t.Errorf("an attempt that is over reads on: %v", err)
+	}
+}

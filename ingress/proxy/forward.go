@@ -251,6 +251,10 @@ func (t *transaction) failed(ctx context.Context, err error, n int) {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		status, flags = http.StatusGatewayTimeout, flagTimeout
+	case errors.As(err, &ue) && ue.Kind == upstream.RequestBody:
+		// Not the client's fault, or it were told above: the body grew longer than
+		// what is kept while another attempt was begun.
+		flags = flagLocalReset
 	case errors.As(err, &ue):
 		status, flags = ue.Status(), ue.Flag()
 	}
