@@ -187,7 +187,10 @@ func TestServesADirectory(t *testing.T) {
 	// Generations count changes of the specification, and times those of a condition.
 	since := r.gateway("eg").Status.Conditions[0].LastTransitionTime
 	r.put("gateway.yaml", strings.Replace(gatewayYAML("eg", 80), "{name: eg}", "{name: eg, labels: {a: b}}", 1))
-	time.Sleep(2 * settle)
+	eventually(t, "the label is seen", func() bool { return r.gateway("eg").Labels["a"] == "b" })
+	if got := r.gateway("eg").Generation; got != 1 {
+		t.Errorf("a label made it generation %d", got)
+	}
 	r.put("gateway.yaml", gatewayYAML("eg", 81))
 	eventually(t, "the port is another", func() bool {
 		return slices.Equal(r.ports(), []string{"default/eg :81"}) && r.condition("eg", "Programmed") == "True Programmed gen2"
