@@ -62,6 +62,20 @@ func (c *Cluster) buildTools(ctx context.Context) error {
 	return nil
 }
 
+// LoadApp puts command testapp on all nodes under another image's name, for
+// manifests that name that image. Its containers run it with these arguments if
+// the manifest has none.
+func (c *Cluster) LoadApp(ctx context.Context, tag string, args ...string) error {
+	if err := c.goBuild(ctx, "testapp"); err != nil {
+		return err
+	}
+	archive := filepath.Join(c.images(), strings.NewReplacer("/", "_", ":", "_").Replace(tag)+".tar")
+	if err := c.pack(ctx, archive, tag, "-cmd", strings.Join(args, " "), "/testapp="+c.bin("testapp")); err != nil {
+		return err
+	}
+	return c.LoadImage(ctx, archive)
+}
+
 // goBuild builds commands of this package's directory, and the image packer.
 func (c *Cluster) goBuild(ctx context.Context, names ...string) error {
 	packages := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", c.bin("") + "/"}

@@ -89,9 +89,11 @@ func (n *Node) kubeletConfig() string {
 
 func (n *Node) kubeProxyConfig() string {
 	return document(object{
-		"apiVersion":         "kubeproxy.config.k8s.io/v1alpha1",
-		"kind":               "KubeProxyConfiguration",
-		"mode":               "nftables",
+		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+		"kind":       "KubeProxyConfiguration",
+		"mode":       "nftables",
+		// A second is what tests wait for most often.
+		"nftables":           object{"minSyncPeriod": "100ms"},
 		"hostnameOverride":   n.name,
 		"clientConnection":   object{"kubeconfig": n.cluster.pki.file("kube-proxy.conf")},
 		"clusterCIDR":        join(podCIDRs),

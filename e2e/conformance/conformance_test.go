@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -79,15 +80,31 @@ func TestGatewayAPI(t *testing.T) {
 				Version: os.Getenv(versionEnv), Contact: []string{"https://github.com/adit-mesh/adit/issues"},
 			},
 		},
-		Client: c, Clientset: set, RestConfig: cfg,
+		Client: c, Clientset: set, RestConfig: cfg, Hook: tell,
 	}
 	if *only == "" {
 		options.ReportOutputPath = filepath.Join(root, reportFile)
+		require.NoError(t, os.MkdirAll(filepath.Dir(options.ReportOutputPath), 0o755))
+		// Registered before the suite's own, so it runs after: the suite writes for its owner alone.
+		t.Cleanup(func() { _ = os.Chmod(options.ReportOutputPath, 0o644) })
 	} else {
 		// The suite's own way to run one test forgets the features of the GatewayClass.
 		choose(t, strings.Split(*only, ","))
 	}
 	conformance.RunConformanceWithOptions(t, options)
+}
+
+// tell says how a test ended, as soon as it has: testing would only at the end of all.
+func tell(t *testing.T, test suite.ConformanceTest, s *suite.ConformanceTestSuite) {
+	switch {
+	case !s.SupportedFeatures.HasAll(test.Features...): // of a mesh
+	case t.Failed():
+		fmt.Fprintln(os.Stderr, "FAIL", test.ShortName)
+	case t.Skipped():
+		fmt.Fprintln(os.Stderr, "skip", test.ShortName)
+	default:
+		fmt.Fprintln(os.Stderr, "ok  ", test.ShortName)
+	}
 }
 
 // choose leaves the suite no tests but those of the short names.

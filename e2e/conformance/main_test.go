@@ -82,7 +82,8 @@ func outside(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "cluster ready after %s\n", time.Since(began).Round(time.Second))
-	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	// The suite waits more than it works: more of its tests at a time than there are processors.
+	cmd := exec.Command(os.Args[0], append([]string{"-test.parallel=12"}, os.Args[1:]...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"=1", versionEnv+"="+version(), "KUBECONFIG="+filepath.Join(c.Dir(), "pki", "admin.conf"))
 	p, err := c.Outside().Start(cmd)
@@ -94,12 +95,33 @@ func outside(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		_ = p.Stop(10 * time.Second)
 	}
-	return p.Wait()
+	if err := p.Wait(); err != nil {
+		keepLogs(c)
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "done after %s\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+// keepLogs saves what the pods of the edge said, which go with the cluster.
+func keepLogs(c *cluster.Cluster) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	out, err := c.Kubectl(ctx, "-n", "adit-system", "logs", "--prefix", "--tail=-1", "--selector=app.kubernetes.io/name=adit-ingress")
+	file := filepath.Join(os.TempDir(), "adit-conformance-ingress.log")
+	if err == nil {
+		err = os.WriteFile(file, []byte(out), 0o644)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "conformance: logs of the edge:", err)
+		return
+	}
+	fmt.Fprintln(os.Stderr, "logs of the edge are in", file)
 }
 
 // version is what the report says was tested.
 func version() string {
-	out, err := exec.Command("git", "-C", root, "describe", "--tags", "--always").Output()
+	out, err := exec.Command("git", "-C", root, "describe", "--tags", "--always", "--dirty").Output()
 	if err != nil {
 		return "unknown"
 	}

@@ -32,8 +32,9 @@ var (
 // Main is for TestMain: it runs the tests on a cluster of that name, or of
 // ADIT_CLUSTER_NAME, and takes the cluster down. Without ADIT_CLUSTER=1 it runs
 // nothing and says so. With ADIT_CLUSTER_KEEP=1 a cluster that is up is used, with
-// adit of this checkout, and left up.
-func Main(m *testing.M, name string) {
+// adit of this checkout, and left up. What else a binary's tests need is prepared
+// once adit is installed.
+func Main(m *testing.M, name string, prepare ...func(context.Context) error) {
 	if os.Getenv("ADIT_CLUSTER") != "1" {
 		fmt.Println("SKIP: needs a cluster of its own, which takes root and `make setup-cluster`; run `make test-cluster`")
 		os.Exit(0)
@@ -41,14 +42,20 @@ func Main(m *testing.M, name string) {
 	if other := os.Getenv("ADIT_CLUSTER_NAME"); other != "" {
 		name = other
 	}
-	os.Exit(run(m, name, os.Getenv("ADIT_CLUSTER_KEEP") == "1"))
+	os.Exit(run(m, name, os.Getenv("ADIT_CLUSTER_KEEP") == "1", prepare))
 }
 
-func run(m *testing.M, name string, keep bool) int {
+func run(m *testing.M, name string, keep bool, prepare []func(context.Context) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	cfg := cluster.Config{Name: name, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
-	if err := start(ctx, cfg, keep); err != nil {
+	err := start(ctx, cfg, keep)
+	for _, p := range prepare {
+		if err == nil {
+			err = p(ctx)
+		}
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "meshlab:", err)
 		if current != nil && !keep {
 			if err := current.Down(); err != nil {
@@ -105,7 +112,7 @@ func start(ctx context.Context, cfg cluster.Config, keep bool) (err error) {
 	if _, err := current.Kubectl(ctx, "apply", "--server-side", "-f", "deploy/crds"); err != nil {
 		return err
 	}
-	if _, err := current.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "-f", "deploy/crds"); err != nil {
+	if _, err := current.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"); err != nil {
 		return err
 	}
 	if err := Install(ctx); err != nil || !attached {

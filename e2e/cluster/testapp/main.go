@@ -2,6 +2,7 @@
 // each other, in one static program.
 //
 //	testapp serve                      TCP, UDP, HTTP and gRPC health on all addresses; see serve.go
+//	testapp echo                       answers HTTP requests with what it saw of them; see echo.go
 //	testapp client TARGET [flags]      makes connections and counts them; see client.go
 //	testapp stream TARGET [flags]      keeps connections open and counts breaks; see stream.go
 //	testapp probe                      exits 0, for exec probes
@@ -32,11 +33,13 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testapp serve | client | stream | probe | sleep")
+		return errors.New("usage: testapp serve | echo | client | stream | probe | sleep")
 	}
 	switch args[0] {
 	case "serve":
 		return serve(ctx, args[1:])
+	case "echo":
+		return echoHTTP(ctx, args[1:])
 	case "client":
 		return client(ctx, args[1:])
 	case "stream":
