@@ -77,5 +77,30 @@ func writeEnvoyGateway(root, out string) error {
 	if err != nil {
 		return err
 	}
+	if data, err = withTargetNamespace(data); err != nil {
+		return fmt.Errorf("%s: %w", clientTraffic, err)
+	}
 	return m.write(filepath.Join(out, "clienttrafficpolicies.yaml"), data)
+}
+
+// withTargetNamespace gives targetRef its namespace back. It had one up to Envoy
+// Gateway v0.6, and manifests of that time would be refused without.
+func withTargetNamespace(crd []byte) ([]byte, error) {
+	const ref, next = "\n              targetRef:\n", "\n                  sectionName:\n"
+	const field = `
+                  namespace:
+                    description: |-
+                      Namespace is that of the policy itself; another one is refused by condition.
+
+                      Deprecated: in manifests written for Envoy Gateway up to v0.6
+                    maxLength: 63
+                    minLength: 1
+                    pattern: ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$
+                    type: string`
+	before, block, found := bytes.Cut(crd, []byte(ref))
+	head, tail, inside := bytes.Cut(block, []byte(next))
+	if !found || !inside || bytes.Contains(head, []byte("\n                  namespace:\n")) {
+		return nil, errors.New("targetRef is not as expected: a group, kind, name and sectionName")
+	}
+	return bytes.Join([][]byte{before, []byte(ref), head, []byte(field), []byte(next), tail}, nil), nil
 }

@@ -93,6 +93,10 @@ func TestWritesClientTrafficPolicy(t *testing.T) {
 	if crd.Name != "clienttrafficpolicies.gateway.envoyproxy.io" || crd.Spec.Versions[0].Name != "v1alpha1" {
 		t.Errorf("it defines %s %s", crd.Name, crd.Spec.Versions[0].Name)
 	}
+	target := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"].Properties["targetRef"]
+	if got := target.Properties["namespace"]; got.Type != "string" || slices.Contains(target.Required, "namespace") || target.Properties["sectionName"].Type != "string" {
+		t.Errorf("targetRef is %+v; want it to take a namespace", target)
+	}
 }
 
 // What is read without an API server is of the version that API servers get.
