@@ -30,6 +30,7 @@ type edge struct {
 	cfg    IngressConfig
 	log    *slog.Logger
 	set    *upstream.Set
+	proxy  *edgeproxy.Proxy
 	dialer *proxy.Edge
 	server *ingress.Server
 	source edgeSource
@@ -86,9 +87,9 @@ func (a *Agent) newEdge() (*edge, error) {
 	secret := e.sharedSecret()
 	e.dialer = a.proxy.Edge(e.self)
 	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, IDKey: secret, Logger: e.log})
-	px := edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
+	e.proxy = edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
 	e.server, err = ingress.New(ingress.ServerConfig{
-		Backends: ingress.FromSet(e.set), Proxy: px, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout, Secret: secret,
+		Backends: ingress.FromSet(e.set), Proxy: e.proxy, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout, Secret: secret,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ingress: %w", err)
@@ -247,6 +248,7 @@ func (e *edge) serve(soft context.Context) error {
 	err := e.server.Run(serving)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(soft), time.Second)
 	defer cancel()
+	e.proxy.Close(closing) // mirrored requests
 	err = errors.Join(err, ignoreDeadline(e.set.Close(closing)))
 	e.dialer.Close()
 	return err

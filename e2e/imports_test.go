@@ -43,7 +43,7 @@ var below = map[string][]string{
 	"ingress/h1":              {},
 	"ingress/h2":              {},
 	"ingress/upstream":        {"ingress/h1", "hbone", "identity"},
-	"ingress/proxy":           {"ingress/upstream", "ingress/route"},
+	"ingress/proxy":           {"ingress/upstream", "ingress/route", "ingress/h1", "ingress/h2"},
 	"ingress/accesslog":       {"ingress/proxy", "ingress/route"},
 	"ingress/metrics":         {"ingress/proxy", "ingress/route"},
 	"ingress":                 {"ingress/proxy", "ingress/upstream", "ingress/route", "ingress/h1", "ingress/h2"},
