@@ -112,7 +112,11 @@ func (e *encoder) begin(b []byte) []byte {
 	}
 	e.resized = false
 	if e.least < e.limit {
-		b = appendInt(b, 0x20, 5, uint64(e.least))
+		// The size was less for a moment, and the client wants to hear of that. It
+		// hears of 0, for some decoders take the second update for a mistake if
+		// anything is left in the table.
+		b = append(b, 0x20)
+		e.evict(e.limit + 1)
 	}
 	e.least = e.limit
 	return appendInt(b, 0x20, 5, uint64(e.limit))
@@ -141,9 +145,11 @@ func (e *encoder) status(b []byte, status int) []byte {
 // one appends a field.
 func (e *encoder) one(b []byte, f fieldName, value string) []byte {
 	size := uint32(len(f.lower) + len(value) + 32)
-	if f.how == neverIndex || size > e.limit/2 {
-		b = appendName(b, 0x10, 4, f)
-		return appendString(b, value)
+	switch {
+	case f.how == neverIndex:
+		return appendString(appendName(b, 0x10, 4, f), value)
+	case size > e.limit/2:
+		return appendString(appendName(b, 0, 4, f), value)
 	}
 	h := maphash.String(hashSeed, f.lower)*31 + maphash.String(hashSeed, value)
 	for i, at := 0, e.head; i < e.n; i, at = i+1, (at+1)%maxEntries {
