@@ -6,6 +6,17 @@
 // Access-Control headers of the answer, also of errors: what the backend says of it
 // is removed. Header changes cannot touch what frames a message, nor Host.
 //
+// # Answers of its own
+//
+// A rule without backends, a reference that is wrong and a filter that cannot be
+// resolved are 500, backends without endpoints 503 (UH), connections that cannot be
+// had 503 (UF), ones that end or are reset before the answer 503 (UC, UR), what is
+// no HTTP 502 (UPE), and timeouts 504 (UT); the letters are Envoy's response flags,
+// which the record has. A client that leaves before its answer is recorded as 499
+// (DC). Clients of gRPC get a grpc-status instead: UNAVAILABLE, DEADLINE_EXCEEDED,
+// or UNIMPLEMENTED where there is no route. Clients are told the kind of failure,
+// the record also addresses and causes.
+//
 // # Timeouts
 //
 // RequestTimeout covers the whole exchange, attempts and waits between them
