@@ -56,18 +56,18 @@ type blockReader struct {
 // maxNames bounds how many unusual field names a connection remembers.
 const maxNames = 64
 
-// maxContinuations bounds the frames of a header block, and maxOverhead how many
-// bytes of fragments may come beyond the size of the largest header: Huffman codes
-// and indexes make a block shorter than the header, not longer.
-const (
-	maxContinuations = 32
-	maxOverhead      = 16 << 10
-)
+// maxContinuations bounds the frames of a header block.
+const maxContinuations = 32
+
+// maxBlock bounds the bytes of its fragments: a header that is somewhat too large is
+// answered, and one that is far too large is not decoded.
+func (r *blockReader) maxBlock() int { return 2*r.maxBytes + 16<<10 }
 
 func (r *blockReader) init(maxBytes, maxFields int) {
 	r.maxBytes, r.maxFields = maxBytes, maxFields
 	r.hpack = hpack.NewDecoder(maxTableSize, r.emit)
-	r.hpack.SetMaxStringLength(maxBytes)
+	// Huffman codes are at least 5 bits long: no string of a block is longer.
+	r.hpack.SetMaxStringLength(r.maxBlock() * 8 / 5)
 }
 
 // begin starts a block of a stream's HEADERS frame.
@@ -90,7 +90,7 @@ func (r *blockReader) fragment(p []byte, end bool) error {
 	b := &r.b
 	b.frames++
 	b.bytes += len(p)
-	if b.frames > maxContinuations || b.bytes > r.maxBytes+maxOverhead {
+	if b.frames > maxContinuations || b.bytes > r.maxBlock() {
 		// The rest would have to be decoded to keep the table in step, and who
 		// sends that much means no good (CVE-2024-27316 and its kin).
 		return connFailed(http2.ErrCodeEnhanceYourCalm, "header block far beyond SETTINGS_MAX_HEADER_LIST_SIZE")

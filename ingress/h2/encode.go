@@ -67,13 +67,13 @@ type encoder struct {
 	least   uint32 // of limit since the last block
 	resized bool   // the client has to be told limit
 	size    uint32
-	ring    [maxEntries]tableEntry
-	hashes  [maxEntries]uint64 // of the entries in ring
-	head, n int                // the oldest, and how many
-	seen    [64]uint64         // hashes of fields that came once, by hash
+	ring    []tableEntry // grows up to maxEntries
+	head, n int          // the oldest, and how many
+	seen    [32]uint64   // hashes of fields that came once, by hash
 }
 
 type tableEntry struct {
+	hash        uint64
 	name, value string
 	size        uint32
 }
@@ -99,7 +99,7 @@ func (e *encoder) evict(room uint32) {
 		at := e.head
 		e.size -= e.ring[at].size
 		e.ring[at] = tableEntry{}
-		e.head = (e.head + 1) % maxEntries
+		e.head = (e.head + 1) & (len(e.ring) - 1)
 		e.n--
 	}
 }
@@ -152,8 +152,9 @@ func (e *encoder) one(b []byte, f fieldName, value string) []byte {
 		return appendString(appendName(b, 0, 4, f), value)
 	}
 	h := maphash.String(hashSeed, f.lower)*31 + maphash.String(hashSeed, value)
-	for i, at := 0, e.head; i < e.n; i, at = i+1, (at+1)%maxEntries {
-		if e.hashes[at] == h && e.ring[at].value == value && e.ring[at].name == f.lower {
+	for i := range e.n {
+		x := &e.ring[(e.head+i)&(len(e.ring)-1)]
+		if x.hash == h && x.value == value && x.name == f.lower {
 			return appendInt(b, 0x80, 7, uint64(staticLen+e.n-i))
 		}
 	}
@@ -165,13 +166,23 @@ func (e *encoder) one(b []byte, f fieldName, value string) []byte {
 	}
 	b = appendName(b, 0x40, 6, f)
 	e.evict(size)
-	at := (e.head + e.n) % maxEntries
+	if e.n == len(e.ring) {
+		e.grow()
+	}
 	// The value may be a part of something much larger.
-	e.ring[at] = tableEntry{f.lower, strings.Clone(value), size}
-	e.hashes[at] = h
+	e.ring[(e.head+e.n)&(len(e.ring)-1)] = tableEntry{h, f.lower, strings.Clone(value), size}
 	e.n++
 	e.size += size
 	return appendString(b, value)
+}
+
+// grow makes room for more entries. The ring's length is a power of two.
+func (e *encoder) grow() {
+	ring := make([]tableEntry, max(8, 2*len(e.ring)))
+	for i := range e.n {
+		ring[i] = e.ring[(e.head+i)&(len(e.ring)-1)]
+	}
+	e.ring, e.head = ring, 0
 }
 
 // appendName appends how a field is represented, and its name.

@@ -223,6 +223,8 @@ func TestTooLarge(t *testing.T) {
 		status string
 	}{
 		{with(getRoot, "a", strings.Repeat("b", 8<<10)), "431"},
+		{with(getRoot, "a", strings.Repeat("\xff", 15<<10)), "431"},
+		{with(getRoot, "a", strings.Repeat("0", 20<<10)), "431"},
 		{with(getRoot, many...), "431"},
 		{with(getRoot[:6], ":path", "/"+strings.Repeat("a", 1<<10)), "414"},
 		{with(getRoot, "a", strings.Repeat("b", 7<<10)), "200"},
