@@ -71,12 +71,12 @@ type Source struct {
 	config  *ingress.Config
 	applied ingress.Applied
 
-	again chan struct{} // one-slot edge: reapplied is set
+	again chan struct{} // one-slot edge: recheck is set
 
-	mu        sync.Mutex // guards all below
-	problems  []Problem
-	statuses  map[key]runtime.Object
-	reapplied *ingress.Applied // what was told since Run last looked
+	mu       sync.Mutex // guards all below
+	problems []Problem
+	statuses map[key]runtime.Object
+	recheck  func() ingress.Applied // nil = nothing has been told since Run last looked
 }
 
 // New prepares a Source. Nothing is read before Run. The error is of a
@@ -158,11 +158,16 @@ func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 	}
 }
 
-// Reapplied tells that what became of the configuration is not what apply
-// returned any more: a socket could be had later. It does not block.
-func (s *Source) Reapplied(a ingress.Applied) {
+// Reapplied is Recheck for whoever knows the answer, and that nothing has been
+// applied since.
+func (s *Source) Reapplied(a ingress.Applied) { s.Recheck(func() ingress.Applied { return a }) }
+
+// Recheck tells that what became of the configuration is not what apply returned
+// any more: a socket could be had later. It does not block. now is asked on the
+// goroutine that apply is called on, so its answer is never older than apply's.
+func (s *Source) Recheck(now func() ingress.Applied) {
 	s.mu.Lock()
-	s.reapplied = &a
+	s.recheck = now
 	s.mu.Unlock()
 	select {
 	case s.again <- struct{}{}:
@@ -256,18 +261,18 @@ func (s *Source) tell(c change) {
 // the last one could be: a port that was taken may be free now.
 func (s *Source) serve(apply func(*ingress.Config) ingress.Applied, changed bool) {
 	s.mu.Lock()
-	told := s.reapplied
-	s.reapplied = nil
+	recheck := s.recheck
+	s.recheck = nil
 	s.mu.Unlock()
-	if told != nil {
-		s.applied = *told
+	if recheck != nil {
+		s.applied = recheck()
 	}
 	failed := len(s.applied.Failed)+len(s.applied.NoQUIC) > 0
-	if s.config != nil && !changed && !failed && told == nil {
+	if s.config != nil && !changed && !failed && recheck == nil {
 		return
 	}
 	config := s.build()
-	if config != s.config || failed && told == nil {
+	if config != s.config || failed && recheck == nil {
 		s.applied = apply(config)
 		s.config = config
 	}

@@ -88,9 +88,9 @@ type Source struct {
 	retryAt    time.Time         // when it is applied again if it failed in part
 	bundles    map[string]string // of each definition of Gateway API, which it is of
 
-	mu        sync.Mutex       // guards all below
-	objects   map[key]object   // those that have a status, as last seen
-	reapplied *ingress.Applied // what was told since the owner last looked
+	mu      sync.Mutex             // guards all below
+	objects map[key]object         // those that have a status, as last seen
+	recheck func() ingress.Applied // nil = nothing has been told since the owner last looked
 }
 
 // twice is a Secret as it comes by its type, and by its name.
@@ -184,14 +184,19 @@ func (s *Source) Kinds() []KindStatus {
 	return out
 }
 
-// Reapplied tells that what became of the configuration is not what apply
-// returned any more: a socket could be had later. It does not block.
-func (s *Source) Reapplied(a ingress.Applied) {
+// Recheck tells that what became of the configuration is not what apply returned
+// any more: a socket could be had later. It does not block. now is asked on the
+// goroutine that apply is called on, so its answer is never older than apply's.
+func (s *Source) Recheck(now func() ingress.Applied) {
 	s.mu.Lock()
-	s.reapplied = &a
+	s.recheck = now
 	s.mu.Unlock()
 	signal(s.inbox.wake)
 }
+
+// Reapplied is Recheck for whoever knows the answer, and that nothing has been
+// applied since.
+func (s *Source) Reapplied(a ingress.Applied) { s.Recheck(func() ingress.Applied { return a }) }
 
 // Statuses are the objects that have a status, with what it should say by the
 // last build: on the pod that leads, what is written. They are not to be changed.
@@ -395,10 +400,12 @@ func (s *Source) wantNamed() map[key]bool {
 // serve builds and applies, and says what is to be written.
 func (s *Source) serve(apply func(*ingress.Config) ingress.Applied) {
 	s.mu.Lock()
-	if s.reapplied != nil {
-		s.applied, s.reapplied = *s.reapplied, nil
-	}
+	recheck := s.recheck
+	s.recheck = nil
 	s.mu.Unlock()
+	if recheck != nil {
+		s.applied = recheck()
+	}
 	config, _ := s.translator.Build()
 	if config != s.config || s.failing() && !time.Now().Before(s.retryAt) {
 		s.applied, s.config = apply(config), config
