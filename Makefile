@@ -116,7 +116,7 @@ test-cluster: setup-cluster
 	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/... ./agent/kube ./identity/cakube
 
 ## conformance: Gateway API's own suite on a cluster, all of five profiles; writes docs/conformance/; needs root
-conformance: setup-cluster
+conformance: setup-cluster crds
 	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 $(GO) -C e2e/conformance test -count=1 -timeout 30m -args $(ARGS)
 
 ## bench-cluster: what adit costs on a cluster; needs root
