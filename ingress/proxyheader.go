@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"bufio"
-	"net"
 	"net/netip"
 
 	"github.com/pires/go-proxyproto"
@@ -23,7 +22,7 @@ func (c *conn) readProxyHeader(from []netip.Prefix) bool {
 	s := c.lp.srv
 	done := c.within(s.limits.HandshakeTimeout)
 	r := bufio.NewReaderSize(c.raw, 512)
-	h, err := proxyproto.Read(r)
+	remote, local, err := readProxyHeader(r)
 	if err != nil {
 		done()
 		s.cfg.Events.handshakeFailed(c.where, FailedProxyHeader)
@@ -38,23 +37,25 @@ func (c *conn) readProxyHeader(from []netip.Prefix) bool {
 		r.Read(rest) // of the buffer alone
 		c.net = &replayConn{Conn: c.raw, buf: rest}
 	}
-	if !h.Command.IsProxy() {
-		return true
+	if remote.IsValid() {
+		c.remote = remote
 	}
-	src, dst, ok := h.TCPAddrs()
-	if !ok {
-		return true
-	}
-	if a, ok := addrPort(src); ok {
-		c.remote = a
-	}
-	if a, ok := addrPort(dst); ok {
-		c.local = a
+	if local.IsValid() {
+		c.local = local
 	}
 	return true
 }
 
-func addrPort(a *net.TCPAddr) (netip.AddrPort, bool) {
-	ap := unmap(a.AddrPort())
-	return ap, ap.Addr().IsValid()
+// readProxyHeader reads a header, and nothing behind it. The addresses are the zero
+// value if it names none: of a health check by the peer itself, say.
+func readProxyHeader(r *bufio.Reader) (remote, local netip.AddrPort, err error) {
+	h, err := proxyproto.Read(r)
+	if err != nil || !h.Command.IsProxy() {
+		return remote, local, err
+	}
+	src, dst, ok := h.TCPAddrs()
+	if !ok {
+		return remote, local, nil
+	}
+	return unmap(src.AddrPort()), unmap(dst.AddrPort()), nil
 }
