@@ -17,22 +17,20 @@ import (
 	"github.com/adit-mesh/adit/ingress/gateway"
 )
 
-// written is an object as the API server answered it, and the version that it
-// was made of.
+// written is an object as the API server answered it, and the version that the
+// watch had of it then.
 type written struct {
 	from   string
 	object object
 }
 
-// failure is a status that the API server refuses: it is not tried again before
-// a time, unless the object changes.
+// failure is a status that the API server refuses for an object: it is not tried
+// again before a time, unless one of the two changes.
 type failure struct {
-	version string
-	until   time.Time
+	checked
+	until time.Time
 }
 
-// refusedFor is how long a status is not tried again that the API server does
-// not take, unless its object changes.
 const refusedFor = 5 * time.Minute
 
 // syncStatuses writes the statuses that are not what they should be, and reports
@@ -43,18 +41,17 @@ func (w *writer) syncStatuses(ctx context.Context, now *work) bool {
 	for _, st := range now.statuses {
 		k := key{st.Kind, types.NamespacedName{Namespace: st.Namespace, Name: st.Name}}
 		current[k] = true
-		base := w.base(k)
+		base, seen := w.base(k)
 		if base == nil || !about(st, base) || w.checked[k].holds(st, base) {
 			continue
 		}
 		if _, differs := st.Merge(base); !differs {
 			w.checked[k] = checked{st, base.GetResourceVersion()}
-		} else if !w.refused(k, base) {
-			tasks = append(tasks, func() error { return w.writeStatus(ctx, k, st, base) })
+		} else if !w.refused(k, st, base) {
+			tasks = append(tasks, func() error { return w.writeStatus(ctx, k, st, base, seen) })
 		}
 	}
 	w.forget(current)
-
 	return w.each(ctx, tasks)
 }
 
@@ -84,27 +81,32 @@ func about(st gateway.Status, o object) bool {
 	return st.UID == o.GetUID() && st.Generation >= o.GetGeneration()
 }
 
-// base is an object as it is by what was read and written.
-func (w *writer) base(k key) object {
+// base is an object as it is by what was read and written, nil if there is none;
+// seen is the version that the watch has of it.
+func (w *writer) base(k key) (base object, seen string) {
 	w.Source.mu.Lock()
 	o := w.objects[k]
 	w.Source.mu.Unlock()
+	if o == nil {
+		return nil, ""
+	}
+	seen = o.GetResourceVersion()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if done, ok := w.done[k]; ok && o != nil {
-		if o.GetResourceVersion() == done.from {
-			return done.object
+	if done, ok := w.done[k]; ok {
+		if seen == done.from {
+			return done.object, seen
 		}
 		delete(w.done, k)
 	}
-	return o
+	return o, seen
 }
 
-func (w *writer) refused(k key, o object) bool {
+func (w *writer) refused(k key, st gateway.Status, o object) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f, ok := w.failed[k]
-	return ok && f.version == o.GetResourceVersion() && time.Now().Before(f.until)
+	f := w.failed[k]
+	return f.holds(st, o) && time.Now().Before(f.until)
 }
 
 // forget drops what is known of objects that are gone.
@@ -119,7 +121,7 @@ func (w *writer) forget(current map[key]bool) {
 // writeStatus writes one status. The error is of what is to be tried again. A
 // conflict means that the object has changed: what should be written is merged
 // into what it is now.
-func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base object) error {
+func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base object, seen string) error {
 	resource, make, ok := resourceOf(k.kind)
 	if !ok {
 		return nil
@@ -128,7 +130,6 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 	if k.Namespace != "" {
 		c = w.api.dynamic.Resource(resource).Namespace(k.Namespace)
 	}
-	seen := base.GetResourceVersion()
 	for range 4 {
 		merged, differs := st.Merge(base)
 		if !differs {
@@ -147,7 +148,7 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 		case apierrors.IsNotFound(err) || ctx.Err() != nil:
 			return nil // gone, or no longer ours to write
 		case !apierrors.IsConflict(err):
-			return w.failedTo(k, base, err)
+			return w.failedTo(k, st, base, err)
 		}
 		fresh, err := c.Get(ctx, k.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || ctx.Err() != nil {
@@ -157,7 +158,7 @@ func (w *writer) writeStatus(ctx context.Context, k key, st gateway.Status, base
 			base, err = convert(fresh, make())
 		}
 		if err != nil {
-			return w.failedTo(k, base, err)
+			return w.failedTo(k, st, base, err)
 		}
 		if !about(st, base) {
 			return nil // the watch brings it, and then another status
@@ -184,7 +185,7 @@ func (w *writer) patch(ctx context.Context, c dynamic.ResourceInterface, k key, 
 
 // failedTo notes that a status could not be written. It returns nil if there is
 // no use in trying again soon.
-func (w *writer) failedTo(k key, o object, err error) error {
+func (w *writer) failedTo(k key, st gateway.Status, o object, err error) error {
 	vain := apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 	if !vain {
 		return fmt.Errorf("status of %s: %w", k, err)
@@ -192,7 +193,7 @@ func (w *writer) failedTo(k key, o object, err error) error {
 	w.log.Warn("a status is refused; it is tried again in 5 min, or when its object changes", "object", k.String(), "error", err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.failed[k] = failure{o.GetResourceVersion(), time.Now().Add(refusedFor)}
+	w.failed[k] = failure{checked{st, o.GetResourceVersion()}, time.Now().Add(refusedFor)}
 	return nil
 }
 
