@@ -53,21 +53,28 @@ var abuseLimit = [abuseKinds]struct {
 type abuse struct {
 	maxResets int
 	second    time.Time
+	answered  int // conn.answered when second began
 	n         [abuseKinds]int
 }
 
 func (a *abuse) count(k abuseKind) error {
+	return a.over(k, abuseLimit[k].n, a.answered)
+}
+
+// reset counts a stream that was reset before it was answered. Whoever has many
+// answered may change its mind as often. answered is how many were so far.
+func (a *abuse) reset(answered int) error {
+	return a.over(abuseReset, a.maxResets+answered-a.answered, answered)
+}
+
+func (a *abuse) over(k abuseKind, limit, answered int) error {
 	a.n[k]++
-	limit := abuseLimit[k].n
-	if k == abuseReset {
-		limit = a.maxResets
-	}
 	if a.n[k] <= limit {
 		return nil
 	}
 	now := time.Now()
 	if now.Sub(a.second) >= time.Second {
-		a.second = now
+		a.second, a.answered = now, answered
 		a.n = [abuseKinds]int{}
 		a.n[k] = 1
 		return nil

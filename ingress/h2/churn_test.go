@@ -16,7 +16,7 @@ import (
 // TestChurn lets many clients ask, send, stop in the middle and leave, at random, and
 // checks that whatever is complete is right, and that nothing is left at the end.
 func TestChurn(t *testing.T) {
-	var s Server
+	s := Server{MaxResets: 1 << 20}
 	var running atomic.Int64
 	content := make([]byte, 300_000)
 	for i := range content {

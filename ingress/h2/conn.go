@@ -31,6 +31,7 @@ type conn struct {
 	streams  map[uint32]*stream
 	held     int    // streams, and handlers of those that are gone
 	highest  uint32 // stream that the client has opened
+	answered int    // streams whose answer has begun
 	idleFrom time.Time
 	life     liveness
 	w        writer

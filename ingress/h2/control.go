@@ -147,12 +147,12 @@ func (r *reader) rstStream(id uint32, p []byte) error {
 		if err := r.lateLocked(id); err != nil {
 			return err
 		}
-		return r.abuse.count(abuseReset)
+		return r.abuse.count(abuseUpdate) // it crossed our end of the stream
 	}
 	early := !s.answered
 	s.endLocked(&ResetError{http2.ErrCode(binary.BigEndian.Uint32(p))})
 	if early {
-		return r.abuse.count(abuseReset)
+		return r.abuse.reset(c.answered)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (r *reader) openStream(b *block) error {
 		defer c.mu.Unlock()
 		c.w.out = appendRSTStream(c.w.out, b.id, http2.ErrCodeRefusedStream)
 		c.resets.add(b.id)
-		return r.abuse.count(abuseReset)
+		return r.abuse.reset(c.answered)
 	}
 	c.held++
 	c.mu.Unlock()

@@ -264,6 +264,7 @@ func (w *response) headerLocked(end bool) {
 		return
 	}
 	w.sent, w.s.answered = true, true
+	w.s.c.answered++
 	w.s.c.w.headersLocked(w.s.id, w.status, w.fields, end)
 	putFields(w.fields)
 	w.fields = nil

@@ -51,7 +51,7 @@ const enough = 1 << 10
 func (q *sending) frameLocked() {
 	w := &q.s.c.w
 	n := min(q.pending(), quantum)
-	n = int(min(int64(n), q.window, w.window))
+	n = int(min(int64(n), int64(max(batchBytes-frameHeaderLen-len(w.out), 0)), q.window, w.window))
 	if q.pending() > 0 && n <= 0 {
 		q.blockLocked()
 		return

@@ -49,8 +49,9 @@ type Server struct {
 	// MaxTarget bounds :path, in bytes: 414. Zero means 16 KiB.
 	MaxTarget int
 	// MaxResets is how many streams per second a client may reset before they are
-	// answered (CVE-2023-44487). Zero means 500. The connection of one that goes
-	// over is ended with ENHANCE_YOUR_CALM.
+	// answered (CVE-2023-44487), over and above as many as were answered meanwhile.
+	// Zero means 500. The connection of one that goes over is ended with
+	// ENHANCE_YOUR_CALM.
 	MaxResets int
 	// StreamWindow is the window that a stream's body begins with, in bytes: what a
 	// stream whose handler does not read can hold. Zero means 64 KiB. It grows up to

@@ -10,10 +10,13 @@ import (
 
 // Sizes that shape the writer, in bytes.
 const (
-	// batchBytes is how much is written at once: four TLS records.
+	// batchBytes is how much is written at once: four TLS records, and a buffer.
 	batchBytes = 64 << 10
-	// quantum is how much DATA a stream sends before the next one's turn.
-	quantum = maxFrame
+	// quantum is how much DATA a stream sends before the next one's turn: with its
+	// header it fills a TLS record.
+	quantum = maxFrame - frameHeaderLen
+	// leastRoom is what has to be left of a batch for another frame of DATA.
+	leastRoom = 1 << 10
 	// maxQueue is how much may wait besides DATA before the client is not read any
 	// more: whoever does not read our answers cannot ask for others.
 	maxQueue = 128 << 10
@@ -89,7 +92,11 @@ func (w *writer) growLocked(n int) {
 	if cap(w.out)-len(w.out) >= n {
 		return
 	}
-	b := getBuffer(max(4<<10, len(w.out)+n))
+	least := 4 << 10
+	if n > least {
+		least = batchBytes // more is to follow
+	}
+	b := getBuffer(max(least, len(w.out)+n))
 	w.out = append(b.b[:0], w.out...)
 	putBuffer(w.room)
 	w.room = b
@@ -124,7 +131,7 @@ func (w *writer) enqueueLocked(s *sending) {
 func (w *writer) batchLocked() ([]byte, *buffer) {
 	for urgency := range w.ready {
 		l := &w.ready[urgency]
-		for l.first != nil && len(w.out) < batchBytes {
+		for l.first != nil && len(w.out)+leastRoom <= batchBytes {
 			s := l.first
 			if s.s.gone || s.ended {
 				w.dropLocked(l)
