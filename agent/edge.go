@@ -46,8 +46,9 @@ type edge struct {
 // edgeSource is where Gateway API's objects come from.
 type edgeSource interface {
 	Run(ctx context.Context, apply func(*ingress.Config) ingress.Applied) error
-	// Reapplied is told of sockets that were opened, or lost, after apply.
-	Reapplied(ingress.Applied)
+	// Recheck looks at what is applied again: a socket could be had, or was lost,
+	// after apply.
+	Recheck(func() ingress.Applied)
 }
 
 const waitGateways = "gateways"
@@ -300,7 +301,7 @@ func (e *edge) followSockets(ctx context.Context) error {
 	for {
 		select {
 		case <-e.server.Changed():
-			e.source.Reapplied(e.server.Applied())
+			e.source.Recheck(e.server.Applied)
 		case <-ctx.Done():
 			return nil
 		}

@@ -158,10 +158,6 @@ func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 	}
 }
 
-// Reapplied is Recheck for whoever knows the answer, and that nothing has been
-// applied since.
-func (s *Source) Reapplied(a ingress.Applied) { s.Recheck(func() ingress.Applied { return a }) }
-
 // Recheck tells that what became of the configuration is not what apply returned
 // any more: a socket could be had later. It does not block. now is asked on the
 // goroutine that apply is called on, so its answer is never older than apply's.

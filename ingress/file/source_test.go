@@ -477,9 +477,11 @@ func TestFailedSocketIsTriedAgain(t *testing.T) {
 	r.put("touch.yaml", "# nothing\n")
 	eventually(t, "it is programmed", func() bool { return strings.HasPrefix(r.condition("a", "Programmed"), "True") })
 	// Whoever serves may find out by itself.
-	r.Reapplied(ingress.Applied{Failed: map[ingress.Bind]error{{Port: 80}: errors.New("the address is gone")}})
+	r.Recheck(func() ingress.Applied {
+		return ingress.Applied{Failed: map[ingress.Bind]error{{Port: 80}: errors.New("the address is gone")}}
+	})
 	eventually(t, "it is not any more", func() bool { return strings.HasPrefix(r.condition("a", "Programmed"), "False") })
-	r.Reapplied(ingress.Applied{})
+	r.Recheck(func() ingress.Applied { return ingress.Applied{} })
 	eventually(t, "it is again", func() bool { return strings.HasPrefix(r.condition("a", "Programmed"), "True") })
 }
 

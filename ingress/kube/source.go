@@ -191,10 +191,6 @@ func (s *Source) Recheck(now func() ingress.Applied) {
 	signal(s.inbox.wake)
 }
 
-// Reapplied is Recheck for whoever knows the answer, and that nothing has been
-// applied since.
-func (s *Source) Reapplied(a ingress.Applied) { s.Recheck(func() ingress.Applied { return a }) }
-
 // Statuses are the objects that have a status, with what it should say by the
 // last build: on the pod that leads, what is written. They are not to be changed.
 // It is nil before the first build and after the end, and if ctx ends.

@@ -308,7 +308,7 @@ func TestGatewayGetsAnAddress(t *testing.T) {
 	p.mu.Lock()
 	p.failed = nil
 	p.mu.Unlock()
-	p.Reapplied(ingress.Applied{})
+	p.Recheck(func() ingress.Applied { return ingress.Applied{} })
 	eventually(t, "it is once the socket could be had", func() bool {
 		w.get("Gateway", "eg", &g)
 		return !slices.ContainsFunc(g.Status.Listeners, func(l gatewayv1.ListenerStatus) bool {
