@@ -19,7 +19,7 @@ STATICCHECK := .tools/staticcheck
 H2SPEC      := .tools/h2spec
 KUBERNETES  := .tools/kubernetes/kubernetes
 
-.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster conformance
+.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster conformance setup-bench-ingress bench-ingress
 
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
@@ -72,6 +72,21 @@ check: setup
 bench: build
 	@bin/adit bench tunnel $(ARGS)
 
+# The rivals and the load generators of bench-ingress, as Debian has them.
+setup-bench-ingress:
+	@want=(); \
+	for have in nginx:nginx-light haproxy:haproxy caddy:caddy wrk:wrk h2load:nghttp2-client; do \
+		command -v $${have%%:*} >/dev/null || want+=($${have##*:}); \
+	done; \
+	if (( $${#want[@]} )); then \
+		echo "setup-bench-ingress: installing $${want[*]}"; \
+		$(SUDO) tools/apt-install "$${want[@]}"; \
+	fi
+
+## bench-ingress: the edge beside Caddy, nginx and HAProxy
+bench-ingress: build setup-bench-ingress
+	@bin/adit bench ingress $(ARGS)
+
 ## image: bin/adit-image.tar, for `docker load` or `ctr image import`; no daemon needed
 image: build
 	@$(GO) -C tools run ./image -tag $(IMAGE) -out ../bin/adit-image.tar \
@@ -113,7 +128,7 @@ cluster-down:
 
 ## test-cluster: adit on clusters of the tests' own, and what it asks of API servers; needs root
 test-cluster: setup-cluster
-	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/... ./agent/kube ./identity/cakube
+	@$(SUDO) env "PATH=$$PATH" ADIT_CLUSTER=1 CI=true $(GO) test -count=1 -p 1 -timeout 30m $(ARGS) ./e2e/cluster/... ./agent/kube ./ingress/kube ./identity/cakube
 
 ## conformance: Gateway API's own suite on a cluster, all of five profiles; writes docs/conformance/; needs root
 conformance: setup-cluster crds
