@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/adit-mesh/adit/e2e/bench"
+	"github.com/adit-mesh/adit/e2e/bench/edge"
 )
 
 func newBenchCmd() *cobra.Command {
@@ -19,7 +21,7 @@ func newBenchCmd() *cobra.Command {
 		Short: "Measure the data path beside other ways to do the same",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newBenchTunnelCmd(), newBenchWorkerCmd())
+	cmd.AddCommand(newBenchTunnelCmd(), newBenchIngressCmd(), newBenchWorkerCmd())
 	return cmd
 }
 
@@ -122,6 +124,9 @@ func newBenchWorkerCmd() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.HasPrefix(args[0], edge.RolePrefix) {
+				return edge.Worker(args[0], cmd.InOrStdin(), cmd.OutOrStdout())
+			}
 			return bench.Worker(args[0], cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
