@@ -70,6 +70,16 @@ func newClient(v version, at netip.Addr, roots *x509.CertPool) *client {
 	return c
 }
 
+// newClientH2C is for HTTP/2 without TLS.
+func newClientH2C(at netip.Addr) *client {
+	c := newClient(h1, at, nil)
+	c.version = h2
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	c.Transport.(*http.Transport).Protocols = protocols
+	return c
+}
+
 // relocate keeps the port of HOST:PORT.
 func relocate(addr string, at netip.Addr) string {
 	_, port, _ := net.SplitHostPort(addr)
@@ -147,12 +157,6 @@ func (c *client) get(ctx context.Context, url string, header ...string) (*answer
 	return a, nil
 }
 
-// CheckRedirect of http.Client would follow; what a Gateway says is wanted as it is.
-func (c *client) once() *client {
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c
-}
-
 // reach wants an answer in the end, of a backend whose pod's name begins so.
 func (c *client) reach(t *testing.T, pod, url string, header ...string) *answer {
 	t.Helper()
@@ -209,4 +213,3 @@ func addressOf(t *testing.T, ns, name string) netip.Addr {
 	})
 	return at
 }
-

@@ -14,7 +14,7 @@ const (
 	echoImage       = "gcr.io/k8s-staging-ingressconformance/echoserver:v20221109-7ee2f3e"
 )
 
-func TestMain(m *testing.M) { meshlab.Main(m, "adit-edge", prepare) }
+func TestMain(m *testing.M) { meshlab.Main(m, "adit-edgetest", prepare) }
 
 // prepare puts on the cluster what the manifests need.
 func prepare(ctx context.Context) error {

@@ -88,17 +88,13 @@ func TestQuickstart(t *testing.T) {
 	debian(t, at)
 
 	// What this edge does not do is refused, not ignored.
-	meshlab.Apply(t, "default", `
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: ClientTrafficPolicy
-metadata: {name: keepalive}
-spec:
-  tcpKeepalive: {probes: 3}
-  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: eg}`)
-	t.Cleanup(func() {
-		_, _ = meshlab.Cluster().Kubectl(context.Background(), "delete", "clienttrafficpolicy", "keepalive")
-	})
-	wantPolicy(t, "keepalive", "False", "Invalid", "tcpKeepalive")
+	edit := func(patch string) {
+		meshlab.Kubectl(t, "patch", "clienttrafficpolicy", "enable-http3", "--type=merge", "--patch", patch)
+	}
+	edit(`{"spec": {"tcpKeepalive": {"probes": 3}}}`)
+	wantPolicy(t, "enable-http3", "False", "Invalid", "tcpKeepalive")
+	edit(`{"spec": {"tcpKeepalive": null}}`)
+	wantPolicy(t, "enable-http3", "True", "Accepted", "")
 }
 
 func wantGatewayColumns(t *testing.T, at netip.Addr) {
