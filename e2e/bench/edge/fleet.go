@@ -36,6 +36,7 @@ type fleet struct {
 	cfg      Config
 	dir      string // temporary: configurations and certificates
 	backends []string
+	unprefer func() // nil if nothing was preferred
 
 	client, backend, waker *proc.Worker
 }
@@ -53,7 +54,7 @@ func openFleet(ctx context.Context, cfg Config) (f *fleet, lone error, err error
 	n, lone := proc.NewNursery(!cfg.NoNamespace)
 	f = &fleet{nursery: n, cfg: cfg, dir: dir}
 	if cfg.Prefer {
-		if err := n.Prefer(); err != nil {
+		if f.unprefer, err = n.Prefer(); err != nil {
 			f.close()
 			return nil, nil, err
 		}
@@ -118,6 +119,9 @@ func (f *fleet) close() {
 		if p != nil {
 			p.Stop()
 		}
+	}
+	if f.unprefer != nil {
+		f.unprefer()
 	}
 	f.nursery.Close()
 	os.RemoveAll(f.dir)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,15 +48,23 @@ func (n *Nursery) run(isolate bool, ready chan<- error) {
 	}
 }
 
-// Prefer lets all processes started from now on run before those of others: it takes CAP_SYS_NICE.
-func (n *Nursery) Prefer() error {
+// Prefer lets all processes started from now on run before those of others, and the caller's session (sched(7), autogroup)
+// before other sessions until the returned function is called. It takes CAP_SYS_NICE.
+func (n *Nursery) Prefer() (undo func(), err error) {
 	done := make(chan error)
-	n.orders <- func() { done <- unix.Setpriority(unix.PRIO_PROCESS, 0, -19) } // of the calling thread
+	n.orders <- func() { done <- unix.Setpriority(unix.PRIO_PROCESS, 0, preferred) } // of the calling thread
 	if err := <-done; err != nil {
-		return fmt.Errorf("setpriority: %w", err)
+		return nil, fmt.Errorf("setpriority: %w", err)
 	}
-	return nil
+	const session = "/proc/self/autogroup"
+	if err := os.WriteFile(session, []byte(strconv.Itoa(preferred)), 0); err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("%s: %w", session, err)
+	}
+	return func() { os.WriteFile(session, []byte("0"), 0) }, nil
 }
+
+// preferred is a nice value.
+const preferred = -19
 
 // Start starts cmd from the Nursery's thread.
 func (n *Nursery) Start(cmd *exec.Cmd) error {
