@@ -19,7 +19,7 @@ STATICCHECK := .tools/staticcheck
 H2SPEC      := .tools/h2spec
 KUBERNETES  := .tools/kubernetes/kubernetes
 
-.PHONY: setup setup-cluster packages build demo test check bench image crds clean cluster cluster-down test-cluster bench-cluster conformance setup-bench-ingress bench-ingress
+.PHONY: setup setup-cluster packages build demo setup-demo-ingress demo-ingress test check bench image crds clean cluster cluster-down test-cluster bench-cluster conformance setup-bench-ingress bench-ingress
 
 ## setup: install what the other targets need and the machine lacks
 setup: packages $(STATICCHECK) $(H2SPEC)
@@ -51,6 +51,21 @@ build: packages
 ## demo: two nodes, four pods, and evidence for every claim; needs root
 demo: build
 	@$(SUDO) bin/adit demo $(ARGS)
+
+# The demo does without what cannot be had, and says what it does not show.
+setup-demo-ingress: packages
+	@want=(); \
+	for have in curl:curl gtlsclient:ngtcp2-client chromium:chromium certutil:libnss3-tools; do \
+		command -v $${have%%:*} >/dev/null || want+=($${have##*:}); \
+	done; \
+	if (( $${#want[@]} )); then \
+		echo "setup-demo-ingress: installing $${want[*]}"; \
+		$(SUDO) tools/apt-install "$${want[@]}" || echo "setup-demo-ingress: not all of them could be installed"; \
+	fi
+
+## demo-ingress: the edge with HTTP/1.1, 2 and 3, and a browser, into a meshed pod; needs root
+demo-ingress: build setup-demo-ingress
+	@$(SUDO) env "PATH=$$PATH" bin/adit demo ingress --pictures bin/demo-ingress $(ARGS)
 
 ## test: everything, with the race detector; as root nothing may be skipped
 test: setup

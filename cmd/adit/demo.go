@@ -52,7 +52,7 @@ capture stay in ` + demoDir + `; the next run removes them.`,
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up at the end, and print what to try, until Ctrl-C")
-	cmd.AddCommand(newDemoPodCmd(), newDemoRequestCmd("get", http.MethodGet), newDemoRequestCmd("post", http.MethodPost))
+	cmd.AddCommand(newDemoIngressCmd(), newDemoPodCmd(), newDemoRequestCmd("get", http.MethodGet), newDemoRequestCmd("post", http.MethodPost))
 	return cmd
 }
 

@@ -9,7 +9,6 @@ import (
 	neturl "net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -89,11 +88,16 @@ func (a *Agent) Stop() error {
 
 // Get returns the body of a 200.
 func (a *Agent) Get(ctx context.Context, method, url string) ([]byte, error) {
+	return fetch(ctx, a.Node.NS, method, url)
+}
+
+// fetch returns the body of a 200 that is asked for inside ns.
+func fetch(ctx context.Context, ns *lab.Namespace, method, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	res, err := HTTPFrom(a.Node.NS).Do(req)
+	res, err := HTTPFrom(ns).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -150,30 +154,9 @@ func (a *Agent) Metric(ctx context.Context, name string, labels map[string]strin
 
 // LogOffset marks the present end of the access log, to look only at what
 // follows.
-func (a *Agent) LogOffset() int64 {
-	info, err := os.Stat(a.Files.AccessLog(a.Node))
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
+func (a *Agent) LogOffset() int64 { return size(a.Files.AccessLog(a.Node)) }
 
 // Logged waits for an access-log line after offset that match accepts.
 func (a *Agent) Logged(ctx context.Context, offset int64, match func(Entry) bool) (Entry, error) {
-	path := a.Files.AccessLog(a.Node)
-	var found Entry
-	err := Poll(ctx, 3*time.Second, func() error {
-		entries, err := readAccessLog(path, offset)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if match(e) {
-				found = e
-				return nil
-			}
-		}
-		return fmt.Errorf("%s: no such line among the %d new ones", filepath.Base(path), len(entries))
-	})
-	return found, err
+	return awaitEntry(ctx, a.Files.AccessLog(a.Node), offset, match)
 }

@@ -23,18 +23,7 @@ func (n *Network) World(policies string) string {
 	var b strings.Builder
 	b.WriteString("# Read by both agents. Save a change and they follow it at once.\nworkloads:\n")
 	for _, p := range n.Pods {
-		fmt.Fprintf(&b, `- uid: demo//v1/Pod/%[1]s/%[2]s
-  name: %[2]s
-  namespace: %[1]s
-  workloadName: %[2]s
-  canonicalName: %[2]s
-  serviceAccount: %[3]s
-  trustDomain: %[4]s
-  node: %[5]s
-  netns: %[6]s
-  workloadIps: [%[7]s, "%[8]s"]
-  protocol: HBONE
-`, Namespace, p.Name, p.Account, TrustDomain, p.Node.Name, p.NS.Path(), p.V4, p.V6)
+		b.WriteString(p.workload())
 		// Only the far server backs the service, so that a request for it
 		// has to cross the link.
 		if p == n.ServerB {

@@ -3,12 +3,15 @@ package testbed
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Entry is one line of an agent's access log.
@@ -38,6 +41,34 @@ func (e Entry) Brief(names ...string) string {
 		}
 	}
 	return strings.Join(parts, " ")
+}
+
+// size is how long a file is, 0 if there is none.
+func size(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// awaitEntry waits for a line after offset that match accepts.
+func awaitEntry(ctx context.Context, path string, offset int64, match func(Entry) bool) (Entry, error) {
+	var found Entry
+	err := Poll(ctx, 3*time.Second, func() error {
+		entries, err := readAccessLog(path, offset)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if match(e) {
+				found = e
+				return nil
+			}
+		}
+		return fmt.Errorf("%s: no such line among the %d new ones", filepath.Base(path), len(entries))
+	})
+	return found, err
 }
 
 // readAccessLog returns the whole lines after offset.
@@ -70,6 +101,23 @@ func readAccessLog(path string, offset int64) ([]Entry, error) {
 // findSeries looks in a Prometheus text page for the first series of that name
 // that carries all labels.
 func findSeries(page, name string, labels map[string]string) (value float64, found bool) {
+	eachSeries(page, name, labels, func(v float64) bool {
+		value, found = v, true
+		return false
+	})
+	return value, found
+}
+
+// sumSeries adds up all of them.
+func sumSeries(page, name string, labels map[string]string) (sum float64) {
+	eachSeries(page, name, labels, func(v float64) bool {
+		sum += v
+		return true
+	})
+	return sum
+}
+
+func eachSeries(page, name string, labels map[string]string, yield func(float64) bool) {
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name+"{")
 		if !ok {
@@ -85,11 +133,10 @@ func findSeries(page, name string, labels map[string]string) (value float64, fou
 			matches = matches && has[k] == v
 		}
 		value, err := strconv.ParseFloat(strings.TrimSpace(rest[end+1:]), 64)
-		if matches && err == nil {
-			return value, true
+		if matches && err == nil && !yield(value) {
+			return
 		}
 	}
-	return 0, false
 }
 
 func parseLabels(s string) map[string]string {
