@@ -148,7 +148,7 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	a.off += int64(n)
 	if err == io.EOF && a.to.Trailer != nil {
 		for name, v := range a.from.Trailer {
-			if !forbiddenTrailer(name) {
+			if !forbiddenTrailer(name) && !isClaim(name) {
 				a.to.Trailer[name] = v
 			}
 		}

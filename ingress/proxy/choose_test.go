@@ -34,6 +34,10 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("before attempt %d: %v", n+1, d)
 		}
 	}
+	const longest = 4 * 99999 * time.Hour // that Gateway API lets stand
+	if d := backoff(longest, 1); d < time.Hour || d > 2*time.Hour {
+		t.Errorf("the longest: %v", d)
+	}
 	if d := backoff(0, 1); d <= 0 || d > time.Second {
 		t.Errorf("default: %v", d)
 	}

@@ -136,14 +136,15 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	return res, nil
 }
 
-// announced returns the trailers that are to come, without those that must not.
+// announced returns the trailers that are to come, without those that must not, and
+// without claims: some backends merge them into the header.
 func announced(trailer http.Header) http.Header {
 	if len(trailer) == 0 {
 		return nil
 	}
 	own := make(http.Header, len(trailer))
 	for name := range trailer {
-		if !forbiddenTrailer(name) {
+		if !forbiddenTrailer(name) && !isClaim(name) {
 			own[name] = nil
 		}
 	}
@@ -216,6 +217,7 @@ func backoff(least time.Duration, n int) time.Duration {
 	if least <= 0 {
 		least = 25 * time.Millisecond // Envoy's
 	}
+	least = min(least, time.Hour) // which no client waits for, and tenfold is a duration
 	d := least << min(n-1, 4)
 	d = min(d, 10*least)
 	return d + rand.N(d)

@@ -75,7 +75,8 @@ var (
 
 // sift removes from a request what is of its connection only, and what an
 // untrusted peer claims of the client, in one pass; it notes whether the request
-// is part of a trace.
+// is part of a trace. A trusted peer is believed about addresses, not about
+// identities: most balancers pass on whatever X-Forwarded-Client-Cert they get.
 func (t *transaction) sift(trusted bool) {
 	h := t.r.Header
 	dropNamed(h)
@@ -87,7 +88,7 @@ func (t *transaction) sift(trusted bool) {
 		case name == "Cookie" && len(h[name]) > 1:
 			// HTTP/2 and HTTP/3 may split it (RFC 9113, 8.2.3); HTTP/1.1 must not.
 			h[name] = []string{strings.Join(h[name], "; ")}
-		case isHopByHop(name), !trusted && isClaim(name):
+		case isHopByHop(name), !trusted && isClaim(name), len(name) == len(clientCert) && dashed(name) == clientCert:
 			delete(h, name)
 		case isTrace(name):
 			t.traced = true
@@ -99,8 +100,7 @@ func (t *transaction) sift(trusted bool) {
 }
 
 // isClaim says whether a header is one by which a proxy in front of us would tell
-// of the client, or we the backend of it: only who is trusted may send it. Some
-// backends do not tell an underscore from a dash.
+// of the client, or we the backend of it: only who is trusted may send it.
 func isClaim(name string) bool {
 	if len(name) < 7 {
 		return false
@@ -108,12 +108,23 @@ func isClaim(name string) bool {
 	if name[0] != 'X' {
 		return name == "Forwarded"
 	}
-	if name[1] == '_' {
-		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
-	}
+	name = dashed(name)
 	return name[1] == '-' && (strings.HasPrefix(name, "X-Forwarded") || strings.HasPrefix(name, "X-Envoy-") ||
-		strings.HasPrefix(name, "X-Original-") || name == "X-Real-Ip" || name == "X-Request-Id" || strings.HasPrefix(name, "X-Request_"))
+		strings.HasPrefix(name, "X-Original-") || name == "X-Real-Ip" || name == "X-Request-Id")
 }
+
+// dashed is a name as those backends see it that do not tell an underscore from a
+// dash.
+func dashed(name string) string {
+	if strings.IndexByte(name, '_') < 0 {
+		return name
+	}
+	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+}
+
+// clientCert is who is at the two ends of a tunnel of the mesh: what
+// ingress/upstream says of its own connection, and nobody else can know.
+const clientCert = "X-Forwarded-Client-Cert"
 
 func isTrace(name string) bool {
 	switch name {
@@ -127,7 +138,7 @@ func isTrace(name string) bool {
 // connection or a body, and only who writes those knows it.
 func framing(name string) bool {
 	switch name {
-	case "Connection", "Content-Length", "Transfer-Encoding", "Upgrade", "Trailer", "Te", "Host", "Keep-Alive":
+	case "Connection", "Content-Length", "Transfer-Encoding", "Upgrade", "Trailer", "Te", "Host", "Keep-Alive", clientCert:
 		return true
 	}
 	return false

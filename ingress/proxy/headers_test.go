@@ -38,12 +38,32 @@ func TestHopByHopHeaders(t *testing.T) {
 func TestClaimsOfStrangers(t *testing.T) {
 	for name, want := range map[string]bool{
 		"X-Forwarded-For": true, "X_forwarded_for": true, "X_Forwarded-For": true, "X-Forwarded_For": true, "X-Forwarded-Client-Cert": true,
-		"X-Envoy-Internal": true, "X_envoy_internal": true, "X-Real-Ip": true, "X_real_ip": true, "X-Request-Id": true, "X_request_id": true, "X-Request_Id": true,
+		"X-Envoy-Internal": true, "X_envoy_internal": true, "X-Real-Ip": true, "X_real_ip": true, "X-Request-Id": true, "X_request_id": true, "X-Request_Id": true, "X-Real_ip": true, "X-Envoy_internal": true,
 		"Forwarded": true, "X-Original-Url": true, "X-Requested-With": false, "X-Custom": false, "Accept": false, "X": false, "X-B3-Traceid": false,
 	} {
 		if got := isClaim(name); got != want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+func TestNobodyElseTellsOfIdentities(t *testing.T) {
+	h := http.Header{"X-Forwarded-Client-Cert": {"URI=spiffe://evil"}, "X-Forwarded_client_cert": {"1"}, "X_forwarded_client_cert": {"1"}, "X-Forwarded-Host": {"a"}}
+	tr := transaction{r: &http.Request{Header: h}}
+	tr.sift(true)
+	if d := cmp.Diff(http.Header{"X-Forwarded-Host": {"a"}}, h); d != "" {
+		t.Error("of a trusted proxy:", d)
+	}
+	c := HeaderChange{Set: []HeaderValue{{"X-Forwarded-Client-Cert", "URI=spiffe://evil"}}, Add: []HeaderValue{{"X-Forwarded-Client-Cert", "URI=spiffe://evil"}}}
+	if c.apply(h); len(h) != 1 {
+		t.Error("of a route's filter:", h)
+	}
+}
+
+func TestClaimsInTrailers(t *testing.T) {
+	got := announced(http.Header{"X-Forwarded-For": nil, "Content-Length": nil, "X-Checksum": nil})
+	if d := cmp.Diff(http.Header{"X-Checksum": nil}, got); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -24,6 +24,11 @@ func (t *transaction) answered(a *attempt, res *http.Response) {
 		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, "the backend answered with status "+strconv.Itoa(res.StatusCode))
 		return
 	}
+	if t.connect && res.StatusCode < 300 {
+		// To an extended CONNECT, 2xx says that the tunnel is there.
+		t.refuse(http.StatusBadGateway, flagUpstreamProtocol, "the backend answered "+strconv.Itoa(res.StatusCode)+" to a WebSocket handshake, and did not switch")
+		return
+	}
 	if t.rule.GRPC && !t.grpc {
 		t.grpc = isGRPC(res.Header)
 	}

@@ -328,6 +328,17 @@ func TestExtendedConnectRefusals(t *testing.T) {
 	res.Body.Close()
 }
 
+func TestExtendedConnectToWhoDoesNotSwitch(t *testing.T) {
+	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "a page") })), toA())
+	e.serveTLS()
+	res, pw, err := connectStream(t, e, t.Context(), "websocket", "/")
+	if err != nil || res.StatusCode != 502 {
+		t.Fatalf("%v, %v: a client takes 2xx for an open tunnel", res, err)
+	}
+	pw.Close()
+	res.Body.Close()
+}
+
 func TestResetStreamResetsTheTunnel(t *testing.T) {
 	over := make(chan error, 1)
 	e := newEdge(t, one(backend(t, func(w http.ResponseWriter, r *http.Request) {

@@ -29,6 +29,8 @@ func headerChange(in *gatewayv1.HTTPHeaderFilter) (out proxy.HeaderChange, why *
 			return "", false, unsupported("%s: Host is changed by the filter URLRewrite", action)
 		case slices.Contains(framing, canonical):
 			return "", false, unsupported("%s: %s belongs to the connection and is not to be changed", action, canonical)
+		case canonical == "X-Forwarded-Client-Cert":
+			return "", false, unsupported("%s: %s tells who is at the ends of a tunnel of the mesh, and is not to be changed", action, canonical)
 		case !httpguts.ValidHeaderFieldValue(value):
 			return "", false, unsupported("%s: the value of %s has characters that a header field cannot have", action, canonical)
 		}

@@ -69,6 +69,7 @@ func TestInvalidRules(t *testing.T) {
 		{rule: set(`{add: [{name: a, value: x}], remove: [a]}`), says: "both add and remove"},
 		{rule: set(`{set: [{name: host, value: x}]}`), says: "URLRewrite"},
 		{rule: set(`{set: [{name: content-length, value: "0"}]}`), says: "Content-Length belongs to the connection"},
+		{rule: set(`{set: [{name: x-forwarded-client-cert, value: "URI=spiffe://x"}]}`), says: "tells who is at the ends"},
 		{rule: set(`{remove: [transfer-encoding]}`), says: "Transfer-Encoding"},
 		{rule: mirror(`percent: 101`), says: "101 of 100"},
 		{rule: mirror(`percent: -1`), says: "-1 of 100"},
