@@ -317,16 +317,25 @@ func loadWorld(cfg Config, store *mesh.Store, log *slog.Logger) (*mesh.File, err
 }
 
 // Check reports what keeps an agent from running with cfg, as far as files
-// tell: the configuration itself, and the mesh file that it names. What is legal
-// and probably not meant is logged. The error is a [*ConfigError].
+// tell: the configuration itself, the mesh file that it names, and the directory of
+// Gateway API's objects. What is legal and probably not meant is logged. The error
+// is a [*ConfigError].
 func Check(cfg Config, log *slog.Logger) error {
-	if err := cfg.Validate(); err != nil || cfg.World.File == "" {
+	cfg.complete()
+	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	store := mesh.NewStore()
-	store.Node = cfg.NodeName
-	_, err := loadWorld(cfg, store, log)
-	return err
+	if cfg.World.File != "" {
+		store := mesh.NewStore()
+		store.Node = cfg.NodeName
+		if _, err := loadWorld(cfg, store, log); err != nil {
+			return err
+		}
+	}
+	if cfg.Ingress != nil && cfg.Ingress.Config != "" {
+		return checkGateways(cfg, log)
+	}
+	return nil
 }
 
 func sameNode(s string) proxy.SameNode {

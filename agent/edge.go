@@ -75,14 +75,7 @@ func (a *Agent) newEdge() (*edge, error) {
 	}
 	e.metric = metrics.New(counted)
 	a.registry.MustRegister(e.metric)
-	options := gateway.Options{
-		ControllerNames: e.cfg.ControllerNames, Node: a.cfg.NodeName, Logger: e.log,
-		ClientIP: ingress.ClientIP{
-			ProxyProtocol: prefixes(e.cfg.ProxyProtocol),
-			Trust:         edgeproxy.Trust{CIDRs: prefixes(e.cfg.TrustedProxies)},
-		},
-	}
-	if err := e.openSource(options); err != nil {
+	if err := e.openSource(e.cfg.options(a.cfg.NodeName, e.log)); err != nil {
 		return nil, err
 	}
 	secret := e.sharedSecret()
@@ -181,6 +174,17 @@ func (e *edge) record(x *edgeproxy.Exchange) {
 	e.metric.Record(x)
 	if e.access != nil {
 		e.access.Record(x)
+	}
+}
+
+// options are what the translation of Gateway API's objects goes by.
+func (c *IngressConfig) options(node string, log *slog.Logger) gateway.Options {
+	return gateway.Options{
+		ControllerNames: c.ControllerNames, Node: node, Logger: log,
+		ClientIP: ingress.ClientIP{
+			ProxyProtocol: prefixes(c.ProxyProtocol),
+			Trust:         edgeproxy.Trust{CIDRs: prefixes(c.TrustedProxies)},
+		},
 	}
 }
 

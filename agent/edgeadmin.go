@@ -41,6 +41,15 @@ type EdgeCondition struct {
 	Message string `json:"message"`
 }
 
+// String is for a person.
+func (c EdgeCondition) String() string {
+	of := ""
+	if c.Of != "" {
+		of = " (" + c.Of + ")"
+	}
+	return fmt.Sprintf("%s%s: %s is %s, %s: %s", c.Object, of, c.Type, c.Status, c.Reason, c.Message)
+}
+
 func (e *edge) status(ctx context.Context) EdgeStatus {
 	a := e.agent
 	s := EdgeStatus{Version: a.version(), Node: a.cfg.NodeName, Now: time.Now(), Source: e.cfg.Config, Served: e.server.Dump()}

@@ -158,6 +158,16 @@ func (s *Source) Run(ctx context.Context, apply func(*ingress.Config) ingress.Ap
 	}
 }
 
+// Check reads the directory once, and serves nothing: Problems and Statuses tell
+// what would come of it if every socket could be had. It is instead of Run.
+func (s *Source) Check() error {
+	if _, err := os.ReadDir(s.cfg.Dir); err != nil {
+		return fmt.Errorf("gateway configuration: %w", err)
+	}
+	s.update(func(*ingress.Config) ingress.Applied { return ingress.Applied{} })
+	return nil
+}
+
 // Recheck tells that what became of the configuration is not what apply returned
 // any more: a socket could be had later. It does not block. now is asked on the
 // goroutine that apply is called on, so its answer is never older than apply's.

@@ -48,11 +48,7 @@ func notGood(w io.Writer, pods []From[agent.EdgeStatus]) {
 				fmt.Fprintln(w, "\nNot as it should be:")
 			}
 			seen[c] = true
-			of := ""
-			if c.Of != "" {
-				of = " (" + c.Of + ")"
-			}
-			fmt.Fprintf(w, "  %s%s: %s is %s, %s: %s\n", c.Object, of, c.Type, c.Status, c.Reason, c.Message)
+			fmt.Fprintf(w, "  %s\n", c)
 		}
 	}
 }
