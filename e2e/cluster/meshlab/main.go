@@ -27,12 +27,14 @@ const Overlay = "deploy/overlays/default"
 var (
 	current *cluster.Cluster
 	root    string // of the checkout
+	asIs    bool   // what is installed is not to be touched before the tests
 )
 
 // Main is for TestMain: it runs the tests on a cluster of that name, or of
 // ADIT_CLUSTER_NAME, and takes the cluster down. Without ADIT_CLUSTER=1 it runs
 // nothing and says so. With ADIT_CLUSTER_KEEP=1 a cluster that is up is used, with
-// adit of this checkout, and left up. What else a binary's tests need is prepared
+// adit of this checkout, and left up; with ADIT_CLUSTER_KEEP=asis also the adit
+// that runs there is left as it is. What else a binary's tests need is prepared
 // once adit is installed.
 func Main(m *testing.M, name string, prepare ...func(context.Context) error) {
 	if os.Getenv("ADIT_CLUSTER") != "1" {
@@ -42,7 +44,7 @@ func Main(m *testing.M, name string, prepare ...func(context.Context) error) {
 	if other := os.Getenv("ADIT_CLUSTER_NAME"); other != "" {
 		name = other
 	}
-	os.Exit(run(m, name, os.Getenv("ADIT_CLUSTER_KEEP") == "1", prepare))
+	os.Exit(run(m, name, os.Getenv("ADIT_CLUSTER_KEEP") != "", prepare))
 }
 
 func run(m *testing.M, name string, keep bool, prepare []func(context.Context) error) int {
@@ -96,6 +98,9 @@ func start(ctx context.Context, cfg cluster.Config, keep bool) (err error) {
 		if current, err = cluster.Up(ctx, cfg); err != nil {
 			return err
 		}
+	}
+	if asIs = attached && os.Getenv("ADIT_CLUSTER_KEEP") == "asis"; asIs {
+		return nil
 	}
 	archive, err := current.BuildAdit(ctx, cluster.DefaultImage)
 	if err != nil {
