@@ -11,17 +11,12 @@ import (
 // for honest bursts, and are far below what would cost anything. The bound on
 // resets is Server.MaxResets.
 const (
-	maxPingsPerSecond     = 100
-	maxSettingsPerSecond  = 20
-	maxEmptyDataPerSecond = 1000 // without END_STREAM
-	maxTinyDataPerSecond  = 20_000
-	maxOtherPerSecond     = 1000 // PRIORITY, unknown types, frames for streams that are gone, malformed requests
-	maxUpdatesPerSecond   = 50_000
+	maxPingsPerSecond     = 10_000 // gRPC measures each round trip while data comes
+	maxSettingsPerSecond  = 100
+	maxEmptyDataPerSecond = 1000    // without END_STREAM
+	maxOtherPerSecond     = 1000    // PRIORITY, unknown types, malformed requests
+	maxCheapPerSecond     = 200_000 // WINDOW_UPDATE, frames of streams that are gone
 )
-
-// tinyData is how short DATA is that counts as tiny: of so much, most of the cost is
-// that of the frame.
-const tinyData = 16
 
 type abuseKind int
 
@@ -30,9 +25,8 @@ const (
 	abusePing
 	abuseSettings
 	abuseEmptyData
-	abuseTinyData
 	abuseOther
-	abuseUpdate
+	abuseCheap
 	abuseKinds
 )
 
@@ -44,9 +38,8 @@ var abuseLimit = [abuseKinds]struct {
 	abusePing:      {maxPingsPerSecond, "too many PING"},
 	abuseSettings:  {maxSettingsPerSecond, "too many SETTINGS"},
 	abuseEmptyData: {maxEmptyDataPerSecond, "too many empty DATA"},
-	abuseTinyData:  {maxTinyDataPerSecond, "too many tiny DATA"},
 	abuseOther:     {maxOtherPerSecond, "too many frames without effect"},
-	abuseUpdate:    {maxUpdatesPerSecond, "too many WINDOW_UPDATE"},
+	abuseCheap:     {maxCheapPerSecond, "too many WINDOW_UPDATE, or frames of streams that are gone"},
 }
 
 // abuse counts what a client does too often. It belongs to the reader.

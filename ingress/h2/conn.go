@@ -138,17 +138,23 @@ const (
 // client still sends does not make the kernel reset the connection before the
 // client has read our last frames.
 func (c *conn) linger() {
-	cw, ok := c.c.(interface{ CloseWrite() error })
-	c.c.SetDeadline(time.Now().Add(lingerTime))
-	if !ok || cw.CloseWrite() != nil {
-		return
-	}
 	raw := c.c
-	if tc, ok := raw.(*tls.Conn); ok {
-		raw = tc.NetConn()
+	raw.SetDeadline(time.Now().Add(lingerTime))
+	for closed := false; ; { // close_notify of TLS, and the end of TCP
 		if cw, ok := raw.(interface{ CloseWrite() error }); ok {
-			cw.CloseWrite()
+			if cw.CloseWrite() != nil {
+				return
+			}
+			closed = true
 		}
+		below, ok := raw.(interface{ NetConn() net.Conn })
+		if !ok && !closed {
+			return
+		}
+		if !ok {
+			break
+		}
+		raw = below.NetConn()
 	}
 	scratch := getBuffer(4 << 10)
 	defer putBuffer(scratch)

@@ -92,7 +92,7 @@ func (r *reader) windowUpdate(id uint32, p []byte) error {
 	if len(p) != 4 {
 		return connFailed(http2.ErrCodeFrameSize, "WINDOW_UPDATE of another length than 4")
 	}
-	if err := r.abuse.count(abuseUpdate); err != nil {
+	if err := r.abuse.count(abuseCheap); err != nil {
 		return err
 	}
 	n := int64(streamID(p))
@@ -147,7 +147,7 @@ func (r *reader) rstStream(id uint32, p []byte) error {
 		if err := r.lateLocked(id); err != nil {
 			return err
 		}
-		return r.abuse.count(abuseUpdate) // it crossed our end of the stream
+		return r.abuse.count(abuseCheap) // it crossed our end of the stream
 	}
 	early := !s.answered
 	s.endLocked(&ResetError{http2.ErrCode(binary.BigEndian.Uint32(p))})

@@ -18,7 +18,7 @@ func (r *reader) openStream(b *block) error {
 		mine := c.resets.has(b.id)
 		c.mu.Unlock()
 		if mine { // the trailer of a request that we have reset
-			return r.abuse.count(abuseOther)
+			return r.abuse.count(abuseCheap)
 		}
 		return connFailed(http2.ErrCodeStreamClosed, "HEADERS on a stream that is closed")
 	}
@@ -113,7 +113,7 @@ func (r *reader) trailers(b *block) error {
 	defer c.mu.Unlock()
 	s := c.streams[b.id]
 	if s == nil { // it ended while the block came
-		return r.abuse.count(abuseOther)
+		return r.abuse.count(abuseCheap)
 	}
 	err := b.checkTrailer()
 	code := http2.ErrCodeProtocol

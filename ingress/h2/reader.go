@@ -253,15 +253,8 @@ func (r *reader) startData(p []byte, length int) error {
 	r.left, r.pad = length-pad, max(pad-1, 0)
 	r.end = p[4]&flagEndStream != 0
 	r.inData = true
-	if !r.end {
-		var err error
-		switch {
-		case r.left == 0:
-			err = r.abuse.count(abuseEmptyData)
-		case r.left <= tinyData:
-			err = r.abuse.count(abuseTinyData)
-		}
-		if err != nil {
+	if r.left == 0 && !r.end {
+		if err := r.abuse.count(abuseEmptyData); err != nil {
 			return err
 		}
 	}
@@ -309,7 +302,7 @@ func (r *reader) strayLocked(id uint32) error {
 	if id%2 == 0 || id > c.highest {
 		return connFailed(http2.ErrCodeProtocol, "frame of a stream that was never opened")
 	}
-	if err := r.abuse.count(abuseOther); err != nil {
+	if err := r.abuse.count(abuseCheap); err != nil {
 		return err
 	}
 	if !c.resets.has(id) {
