@@ -103,6 +103,9 @@ func runAgent(cmd *cobra.Command, cfg agent.Config, self kube.PodRef) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Ingress != nil {
+		spareCollector()
+	}
 	return a.Run(cmd.Context())
 }
 

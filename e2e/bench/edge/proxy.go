@@ -44,6 +44,7 @@ type proxy struct {
 	place
 	name string
 	prog *proc.Program // nil for pathDirect
+	pids []int         // of its processes, once known
 }
 
 func (p *proxy) addr(proto string) string {
@@ -67,7 +68,15 @@ func (p *proxy) cpu() time.Duration {
 	if p.prog == nil {
 		return 0
 	}
-	return proc.GroupCPU(p.prog.PID())
+	return proc.ThreadCPU(p.members())
+}
+
+// members are its processes. All proxies here start them before they serve, except while they reload.
+func (p *proxy) members() []int {
+	if p.pids == nil {
+		p.pids = proc.GroupMembers(p.prog.PID())
+	}
+	return p.pids
 }
 
 func (p *proxy) rss() int64 {

@@ -111,19 +111,26 @@ func GroupUsage(pgid int) (u Usage, resident int64) {
 	return u, resident
 }
 
-// GroupCPU is the processor time of a process group so far, to the nanosecond; threads that have ended are left out.
-func GroupCPU(pgid int) (total time.Duration) {
+// GroupMembers are the processes of a process group.
+func GroupMembers(pgid int) (pids []int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			continue // it has gone meanwhile
 		}
-		fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-		if len(fields) < 3 || string(fields[2]) != strconv.Itoa(pgid) {
-			continue
+		if fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:]); len(fields) > 2 && string(fields[2]) == strconv.Itoa(pgid) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			pids = append(pids, pid)
 		}
-		threads, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "task/*/schedstat"))
+	}
+	return pids
+}
+
+// ThreadCPU is the processor time that the living threads of processes have used so far, to the nanosecond.
+func ThreadCPU(pids []int) (total time.Duration) {
+	for _, pid := range pids {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		for _, thread := range threads {
 			data, _ := os.ReadFile(thread)
 			if fields := bytes.Fields(data); len(fields) > 0 {
