@@ -29,7 +29,7 @@ func (cc *ClientConn) receive(req *http.Request, waits bool) (*http.Response, er
 		}
 		if waits && !cc.read.seen && errors.Is(err, os.ErrDeadlineExceeded) {
 			waits = false
-			cc.startUpload(req)
+			cc.startUpload(req, bodyLength(req))
 			continue
 		}
 		if err != nil {
@@ -52,7 +52,7 @@ func (cc *ClientConn) receive(req *http.Request, waits bool) (*http.Response, er
 			return nil, &ProtocolError{errManyInforms}
 		case code == http.StatusContinue && waits:
 			waits = false
-			cc.startUpload(req)
+			cc.startUpload(req, bodyLength(req))
 		}
 		informs++
 		if err := cc.inform(&a.Response); err != nil {

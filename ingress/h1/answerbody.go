@@ -92,6 +92,9 @@ func (b *responseBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
+		if b.err == io.EOF {
+			return 0, nil // Read tells
+		}
 		return 0, b.err
 	}
 	n, err := b.messageBody.SpliceTo(dst, most)

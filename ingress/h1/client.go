@@ -47,6 +47,8 @@ type ClientConn struct {
 	abort  func() // closes the connection because ctx is over
 	upload *upload
 	wrote  bool // a byte of the request may have reached the peer
+	// bodyRead says that the request's body has been read from, or is about to.
+	bodyRead bool
 }
 
 // NewClientConn makes a connection to a backend of c, which it owns from now on.
@@ -121,7 +123,7 @@ func (cc *ClientConn) alive() bool {
 //
 // The request line and Host are of req.URL and req.Host, and req.Header is sent as
 // it stands but for the fields that frame a message; nothing is added to it. The
-// body is closed, unless the error says that nothing was written. An end of the
+// body is closed, unless the error says that it was not read. An end of the
 // request's context closes the connection, until the answer's body is at its end.
 //
 // Informational answers besides 100 Continue go to httptrace.ClientTrace.Got1xxResponse of the context.
@@ -132,7 +134,7 @@ func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx := req.Context()
 	cc.ctx, cc.stop, cc.upload = ctx, nil, nil
-	cc.wrote = false
+	cc.wrote, cc.bodyRead = false, false
 	cc.read.seen = false
 	if cc.broken.Load() {
 		return nil, cc.fail(errClosed)
@@ -156,12 +158,11 @@ func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// failWith ends the exchange and closes the request's body if it may have been
-// read.
+// failWith ends the exchange and closes the request's body if it has been read.
 func (cc *ClientConn) failWith(req *http.Request, err error) error {
 	up := cc.upload
 	cerr := cc.fail(err)
-	if up == nil && req.Body != nil && (cerr.Wrote || errors.As(err, new(*BodyError))) {
+	if up == nil && cerr.BodyRead {
 		req.Body.Close()
 	}
 	return cerr
@@ -172,20 +173,21 @@ func (cc *ClientConn) failWith(req *http.Request, err error) error {
 func (cc *ClientConn) fail(err error) *ClientError {
 	stopped := cc.stop == nil || cc.stop()
 	cc.shut()
-	up := cc.upload
-	if up != nil {
-		up.wait()
-	}
 	var m *malformed
+	var bodyErr *BodyError
+	if up := cc.upload; up != nil {
+		bodyErr = up.bodyErr.Load()
+		up.abandon()
+	}
 	switch {
 	case !stopped:
 		err = context.Cause(cc.ctx)
-	case up != nil && up.bodyErr != nil:
-		err = up.bodyErr
+	case bodyErr != nil:
+		err = bodyErr
 	case errors.As(err, &m):
 		err = &ProtocolError{m.err}
 	}
-	cerr := &ClientError{Wrote: cc.wrote, Received: cc.read.seen, Err: err}
+	cerr := &ClientError{Wrote: cc.wrote, BodyRead: cc.bodyRead, Received: cc.read.seen, Err: err}
 	cc.read.free()
 	cc.ctx, cc.stop, cc.upload = nil, nil, nil
 	cc.busy.Store(false)
@@ -199,7 +201,7 @@ func (cc *ClientConn) release() {
 	}
 	if cc.upload != nil && !cc.upload.finished() {
 		cc.shut()
-		cc.upload.wait()
+		cc.upload.abandon()
 	}
 	if cc.read.buffered() > 0 {
 		// More than was promised: whatever it is, nobody asked for it.

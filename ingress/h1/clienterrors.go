@@ -8,15 +8,18 @@ import (
 // ClientError is why a RoundTrip, or the reading of an answer's body, came to
 // nothing. The connection is closed.
 type ClientError struct {
-	// Wrote says that bytes of the request may have reached the peer. If not, the
-	// request's body is untouched too, and not closed: it may be sent elsewhere.
+	// Wrote says that bytes of the request may have reached the peer.
 	Wrote bool
+	// BodyRead says that the request's body was read from; it is closed then, and if
+	// it is still being read, that ends with the Read. If not, the body is untouched
+	// and not closed: the request may be sent elsewhere.
+	BodyRead bool
 	// Received says that a byte of the answer came. If not, and the connection had
 	// carried a request before, the peer has most likely closed it as idle: a
 	// request that may be repeated can be.
 	Received bool
-	// Err is a *ProtocolError, a *BodyError, the cause of the request's context, or
-	// an error of the connection.
+	// Err is a *RequestError, a *ProtocolError, a *BodyError, the cause of the
+	// request's context, or an error of the connection.
 	Err error
 }
 
@@ -30,6 +33,15 @@ func (e *ClientError) Error() string {
 	return "h1: before the request: " + e.Err.Error()
 }
 func (e *ClientError) Unwrap() error { return e.Err }
+
+// RequestError is a request that cannot be written: by whatever connection, it
+// would not get through. Nothing of it was sent.
+type RequestError struct{ Err error }
+
+func (e *RequestError) Error() string {
+	return fmt.Sprintf("the request cannot be written: %v", e.Err)
+}
+func (e *RequestError) Unwrap() error { return e.Err }
 
 // ProtocolError is a malformed answer: another reader might find another end of
 // it. Nothing more is read from the peer.
@@ -51,9 +63,9 @@ var (
 	errSwitch        = errors.New("101 to a request that asked for no upgrade")
 	errBusy          = errors.New("the connection carries another request")
 	errClosed        = errors.New("the connection is closed")
-	errRequest       = errors.New("request that cannot be written")
 	errBodyLong      = errors.New("longer than Content-Length")
 	errBodyShort     = errors.New("shorter than Content-Length")
 	errBodyClosed    = errors.New("read after Close")
 	errConnectMethod = errors.New("CONNECT is not carried")
+	errTrailerWrite  = errors.New("invalid trailer field")
 )

@@ -8,9 +8,9 @@
 // # Threads
 //
 // One goroutine serves a connection: it reads, parses, calls the handler and
-// writes. A RoundTrip runs on its caller's goroutine; a request body of unknown
-// length, of more than 64 KiB, or that waits for 100 Continue, is carried by one
-// more, which is waited for.
+// writes. A RoundTrip runs on its caller's goroutine; a request body that is not
+// there yet, or is longer than 64 KiB, is carried by one more, which ends with the
+// exchange, or with the Read of the body that it waits in then.
 // An idle TCP connection, at either end, holds no buffer.
 //
 // # Cost

@@ -30,7 +30,7 @@ func appendRequestTrailer(b []byte, trailer http.Header) ([]byte, error) {
 		}
 		for _, v := range values {
 			if !validToken(name) || !validValue(v) {
-				return nil, errRequest
+				return nil, errTrailerWrite
 			}
 			b = appendField(b, name, v)
 		}
@@ -46,9 +46,11 @@ func appendRequest(b []byte, req *http.Request, length int64) ([]byte, error) {
 	}
 	switch {
 	case req.Method == http.MethodConnect:
-		return nil, errConnectMethod
-	case req.Method != "" && !validToken(req.Method), host != "" && !validHost(host):
-		return nil, errRequest
+		return nil, &RequestError{errConnectMethod}
+	case req.Method != "" && !validToken(req.Method):
+		return nil, &RequestError{errMethod}
+	case host != "" && !validHost(host):
+		return nil, &RequestError{errHost}
 	case req.Method == "":
 		b = append(b, http.MethodGet...)
 	default:
@@ -58,7 +60,7 @@ func appendRequest(b []byte, req *http.Request, length int64) ([]byte, error) {
 	at := len(b)
 	b = appendTarget(b, req)
 	if !validTarget(b[at:]) {
-		return nil, errRequest
+		return nil, &RequestError{errTarget}
 	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, host...)
@@ -69,8 +71,11 @@ func appendRequest(b []byte, req *http.Request, length int64) ([]byte, error) {
 			continue
 		}
 		for _, v := range values {
-			if !validToken(name) || !validValue(v) {
-				return nil, errRequest
+			if !validToken(name) {
+				return nil, &RequestError{errName}
+			}
+			if !validValue(v) {
+				return nil, &RequestError{errValue}
 			}
 			b = append(b, name...)
 			b = append(b, ": "...)

@@ -108,6 +108,9 @@ func (b *requestBody) SpliceTo(dst *net.TCPConn, most int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed.Load() || b.err != nil {
+		if b.err == io.EOF {
+			return 0, nil // Read tells
+		}
 		return 0, b.err
 	}
 	if err := b.begin(); err != nil {

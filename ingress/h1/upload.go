@@ -4,12 +4,13 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	// inlineBody is the longest body that is read and sent before the answer is
-	// looked for, on the goroutine of RoundTrip.
+	// inlineBody is the longest body that is sent before the answer is looked for,
+	// on the goroutine of RoundTrip, if all of it is there.
 	inlineBody = 64 << 10
 	// uploadGrace is how long an answer that is at its end waits for the last bytes
 	// of the request: most often they are sent already.
@@ -26,34 +27,28 @@ func (cc *ClientConn) send(req *http.Request) (waits bool, err error) {
 	switch {
 	case err != nil:
 		return false, err
-	case length > 0 && length <= inlineBody && !waitsForContinue(req):
-		err = cc.sendInline(b, req.Body, length)
-		if err != nil && cc.wrote && cc.tcp != nil && !isBodyError(err) {
-			// A peer that wants no more may have said why.
-			cc.broken.Store(true)
-			cc.c.SetReadDeadline(time.Now().Add(lastWords))
-			req.Body.Close()
-			err = nil
-		}
+	case length != 0 && waitsForContinue(req):
+		return true, cc.write(b)
+	case length > 0 && length <= inlineBody && isThere(req.Body, length):
+		return false, cc.sendInline(b, req, length)
+	}
+	if err := cc.write(b); err != nil || length == 0 {
 		return false, err
 	}
-	if err := cc.write(b); err != nil {
-		return false, err
-	}
-	if length != 0 && !waitsForContinue(req) {
-		cc.startUpload(req)
-	}
-	return length != 0 && waitsForContinue(req), nil
+	cc.startUpload(req, length)
+	return false, nil
+}
+
+// isThere says that reading so many bytes of a body takes no waiting. Otherwise
+// the head goes ahead: who sends the body may be waiting for an answer to that.
+func isThere(body io.Reader, length int64) bool {
+	src, ok := body.(Source)
+	return ok && int64(src.Buffered()) >= length
 }
 
 // lastWords is how long an answer is waited for when the request could not be
 // written to its end.
 const lastWords = time.Second
-
-func isBodyError(err error) bool {
-	_, ok := err.(*BodyError)
-	return ok
-}
 
 // write writes to the peer.
 func (cc *ClientConn) write(b []byte) error {
@@ -65,31 +60,51 @@ func (cc *ClientConn) write(b []byte) error {
 }
 
 // sendInline sends b, which is the head, and the body behind it.
-func (cc *ClientConn) sendInline(b []byte, body io.ReadCloser, length int64) error {
-	for eof := false; length > 0 || !eof; {
+func (cc *ClientConn) sendInline(b []byte, req *http.Request, length int64) error {
+	cc.bodyRead = true
+	eof := false
+	for length > 0 {
 		if len(b) == cap(b) {
 			if err := cc.write(b); err != nil {
-				return err
+				return cc.cutOff(req, err)
 			}
 			b = b[:0]
 		}
 		room := b[len(b):cap(b)]
-		n, err := body.Read(room[:min(int64(len(room)), length+1)])
+		n, err := req.Body.Read(room[:min(int64(len(room)), length+1)])
 		if length -= int64(n); length < 0 {
 			return &BodyError{errBodyLong}
 		}
 		b = b[:len(b)+n]
-		switch {
-		case err == io.EOF && length > 0:
+		if eof = err == io.EOF; eof && length > 0 {
 			return &BodyError{errBodyShort}
-		case err == io.EOF:
-			eof = true
-		case err != nil:
+		}
+		if err != nil && !eof {
 			return &BodyError{err}
 		}
 	}
-	body.Close()
-	return cc.write(b)
+	if err := cc.write(b); err != nil {
+		return cc.cutOff(req, err)
+	}
+	if !eof {
+		// The end of a stream may come long after its last byte.
+		cc.startUpload(req, 0)
+		return nil
+	}
+	req.Body.Close()
+	return nil
+}
+
+// cutOff decides what becomes of a request that could not be written to its end: a
+// peer that wants no more of it may have said why.
+func (cc *ClientConn) cutOff(req *http.Request, err error) error {
+	if !cc.wrote || cc.tcp == nil {
+		return err
+	}
+	cc.broken.Store(true)
+	cc.c.SetReadDeadline(time.Now().Add(lastWords))
+	req.Body.Close()
+	return nil
 }
 
 // upload is a body on its way to the peer while the answer is awaited.
@@ -97,55 +112,56 @@ type upload struct {
 	cc      *ClientConn
 	req     *http.Request
 	body    io.ReadCloser
+	left    int64     // of the length; -1 = unknown
 	close   sync.Once // the body
 	done    chan struct{}
-	bodyErr error // *BodyError; to be read when done is closed
+	last    atomic.Bool // the last bytes are being written, or have been
+	bodyErr atomic.Pointer[BodyError]
 }
 
-// startUpload sends the body from another goroutine, which ends before RoundTrip
-// or the answer's body does.
-func (cc *ClientConn) startUpload(req *http.Request) {
-	cc.upload = &upload{cc: cc, req: req, body: req.Body, done: make(chan struct{})}
-	go cc.upload.run()
+// startUpload sends the last bytes of the body, left of them, from another
+// goroutine. It ends with the exchange or, if it waits in the body's Read then, as
+// soon as that returns.
+func (cc *ClientConn) startUpload(req *http.Request, left int64) {
+	cc.bodyRead = true
+	u := &upload{cc: cc, req: req, body: req.Body, left: left, done: make(chan struct{})}
+	u.last.Store(left == 0)
+	cc.upload = u
+	go u.run()
 }
 
-// finished says whether the whole body has been sent.
+// finished says whether the whole body has been sent. An answer to less than the
+// whole is none to wait with.
 func (u *upload) finished() bool {
 	select {
 	case <-u.done:
+		return u.bodyErr.Load() == nil
 	default:
-		t := time.NewTimer(uploadGrace)
-		defer t.Stop()
-		select {
-		case <-u.done:
-		case <-t.C:
-			return false
-		}
 	}
-	return u.bodyErr == nil
-}
-
-// wait ends the upload: whoever waits in the body's Read is woken by Close, which
-// every body of a server does.
-func (u *upload) wait() {
+	if !u.last.Load() {
+		return false
+	}
+	t := time.NewTimer(uploadGrace)
+	defer t.Stop()
 	select {
 	case <-u.done:
-		return
-	default:
+		return u.bodyErr.Load() == nil
+	case <-t.C:
+		return false
 	}
-	u.closeBody()
-	<-u.done
 }
 
-func (u *upload) closeBody() { u.close.Do(func() { u.body.Close() }) }
+// abandon ends the upload. A body of a server is shared with the next attempt to
+// send it, so that its Close need not wake who waits in its Read: that ends with
+// the handler, and touches nothing that is used again.
+func (u *upload) abandon() { u.close.Do(func() { u.body.Close() }) }
 
 func (u *upload) run() {
 	defer close(u.done)
-	defer u.closeBody()
-	length := bodyLength(u.req)
+	defer u.abandon()
 	var err error
-	if length > 0 {
-		err = u.sendLength(length)
+	if u.left >= 0 {
+		err = u.sendLength()
 	} else {
 		err = u.sendChunks()
 	}
@@ -153,24 +169,27 @@ func (u *upload) run() {
 		return
 	}
 	u.cc.broken.Store(true)
-	if isBodyError(err) {
-		u.bodyErr = err
+	if berr, ok := err.(*BodyError); ok {
+		u.bodyErr.Store(berr) // before the connection's error, which it causes
 		u.cc.shut()
 	}
 	// If it is an error of the connection, the answer may still be in it.
 }
 
 // sendLength sends a body of known length.
-func (u *upload) sendLength(length int64) error {
+func (u *upload) sendLength() error {
+	length := u.left
 	from, _ := u.body.(Spliceable)
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	for eof := false; length > 0 || !eof; {
 		if from != nil && u.cc.tcp != nil && length >= spliceMin && from.CanSplice() {
+			u.last.Store(length <= spliceStep)
 			n, err := from.SpliceTo(u.cc.tcp, length)
 			if length -= n; err != nil {
 				return u.spliceError(err)
 			}
+			u.last.Store(length == 0)
 			if n > 0 {
 				continue
 			}
@@ -180,6 +199,7 @@ func (u *upload) sendLength(length int64) error {
 			return &BodyError{errBodyLong}
 		}
 		if n > 0 {
+			u.last.Store(length == 0)
 			if _, err := u.cc.c.Write(buf[:n]); err != nil {
 				return err
 			}
@@ -226,6 +246,7 @@ func (u *upload) sendChunks() error {
 			if b, err = appendRequestTrailer(b, u.req.Trailer); err != nil {
 				return &BodyError{err}
 			}
+			u.last.Store(true)
 		}
 		if len(b) > 0 {
 			if _, err := u.cc.c.Write(b); err != nil {

@@ -31,7 +31,7 @@ func (x *exchange) roundTrip1(req *http.Request) (*http.Response, *Error) {
 		}
 		c.close()
 		e := x.error1(err)
-		e.BodyRead = out != req || readsBody(req, e)
+		e.BodyRead = e.BodyRead || out != req
 		if !used || fresh || e.Kind != Closed || e.Processed && !idempotent(req.Method) {
 			return nil, e
 		}
@@ -86,12 +86,15 @@ func (x *exchange) error1(err error) *Error {
 	e := &Error{Kind: Closed, Host: x.host, Err: err}
 	var ce *h1.ClientError
 	if errors.As(err, &ce) {
-		e.Sent, e.Err = ce.Wrote, ce.Err
+		e.Sent, e.BodyRead, e.Err = ce.Wrote, ce.BodyRead, ce.Err
 	}
 	e.Processed = e.Sent
+	var unwritable *h1.RequestError
 	var body *h1.BodyError
 	var protocol *h1.ProtocolError
 	switch {
+	case errors.As(err, &unwritable):
+		e.Kind = BadRequest
 	case errors.As(err, &body):
 		e.Kind = RequestBody
 	case x.ctx.Err() != nil:
@@ -101,31 +104,8 @@ func (x *exchange) error1(err error) *Error {
 		e.Kind = Malformed
 	case ce != nil && ce.Received:
 		e.Err = fmt.Errorf("the connection ended within the answer: %w", e.Err)
-	case ce != nil && cannotBeWritten(ce.Err):
-		e.Kind = BadRequest
 	default:
 		e.Err = fmt.Errorf("the backend closed the connection before it answered: %w", e.Err)
 	}
 	return e
-}
-
-// readsBody says whether the body of a request that failed has been read from.
-func readsBody(req *http.Request, e *Error) bool {
-	switch {
-	case bodyOf(req) == nil, e.Kind == BadRequest:
-		return false
-	case e.Sent, e.Kind == RequestBody:
-		return true
-	}
-	// One that is short is read before anything is written.
-	return req.ContentLength > 0
-}
-
-// cannotBeWritten says whether h1 refused to write the request.
-func cannotBeWritten(err error) bool {
-	switch err.Error() {
-	case "request that cannot be written", "CONNECT is not carried":
-		return true
-	}
-	return false
 }
