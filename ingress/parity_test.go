@@ -328,3 +328,31 @@ func TestNoSNIAndNoListener(t *testing.T) {
 		t.Errorf("no SNI, and a listener for all hosts: got %q", got)
 	}
 }
+
+// TestQueriesThatEndElsewhere: what would be the end of a request line, or of the
+// query, for whoever stands behind this gateway is refused. (Of HTTP/2, ingress/h2
+// tests it: net/http repeats what is reset, with pauses.)
+func TestQueriesThatEndElsewhere(t *testing.T) {
+	ca := newAuthority(t)
+	bind := freeBind(t)
+	s := start(t, ServerConfig{})
+	s.apply(t, httpsPort(bind, 443, httpsListener("a", "a.org", []*tls.Certificate{ca.issue(t, "a.org")}, "/")))
+	for _, v := range []string{"h1", "h3"} {
+		for query, want := range map[string]int{"a HTTP/1.1": 400, "a%20b": 200, "a+b": 200} {
+			c := dialHTTP(t, v, bind.String(), &tls.Config{RootCAs: ca.pool, ServerName: "a.org"})
+			req, err := http.NewRequest("GET", "https://a.org/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.URL.RawQuery = query
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatalf("%s %q: %v", v, query, err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("%s %q: got %d, want %d", v, query, resp.StatusCode, want)
+			}
+		}
+	}
+}

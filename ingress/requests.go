@@ -103,6 +103,7 @@ func (h *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !h.ready(x, r) {
 			return
 		}
+		delete(r.Header, "Host") // which agrees with :authority; h1 and h2 leave it out
 		if g := h.lp.srv.limits.guard(w, r); g != nil {
 			defer g.end()
 			w = g
@@ -188,6 +189,17 @@ func (h *requests) fill(c *proxy.Client, x *index, s *site, r *http.Request) {
 	}
 }
 
+// validQuery says whether q ends where everybody takes it to end: quic-go lets
+// through what would end a request line of HTTP/1.1, or a query.
+func validQuery(q string) bool {
+	for i := range len(q) {
+		if c := q[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	return true
+}
+
 // tidy makes r.URL the path that routes are compared with, so that the backend is
 // asked for what was decided on.
 func tidy(r *http.Request) *refusal {
@@ -199,7 +211,7 @@ func tidy(r *http.Request) *refusal {
 	}
 	escaped := r.URL.EscapedPath()
 	path, ok := route.Normalise(escaped)
-	if !ok {
+	if !ok || !validQuery(r.URL.RawQuery) {
 		return badPath
 	}
 	if path == escaped && path == r.URL.Path && r.URL.RawPath == "" {
