@@ -47,13 +47,17 @@ func cases() []benchCase {
 			list = append(list, requestCase(proto, 8, 32))
 		}
 	}
-	for _, resume := range []bool{false, true} {
-		name, what := "tls-full", "full TLS 1.3 handshakes, ECDSA P-256, each on a new connection"
-		if resume {
-			name, what = "tls-resumed", "resumed TLS 1.3 handshakes, each on a new connection"
-		}
+	for _, shake := range []struct {
+		name, what     string
+		paths          []string
+		resume, hybrid bool
+	}{
+		{"tls-full", "full TLS 1.3 handshakes, X25519 and ECDSA P-256, each on a new connection", pathsFor(protoH1S), false, false},
+		{"tls-resumed", "resumed TLS 1.3 handshakes with X25519, each on a new connection", pathsFor(protoH1S), true, false},
+		{"tls-hybrid", "full TLS 1.3 handshakes, X25519MLKEM768 and ECDSA P-256: no rival has it", []string{pathOurs}, false, true},
+	} {
 		list = append(list, benchCase{
-			name: name, what: what, paths: pathsFor(protoH1S), measure: handshakes(resume),
+			name: shake.name, what: shake.what, paths: shake.paths, measure: handshakes(shake.resume, shake.hybrid),
 			metrics: []metric{{unit: "1/s"}, {suffix: "cpu", unit: "µs", lowerIsBetter: true}},
 		})
 	}

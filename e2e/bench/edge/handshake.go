@@ -15,6 +15,7 @@ import (
 type handshakeOrder struct {
 	Addr     string
 	Resume   bool // a session of before
+	Hybrid   bool // key exchange X25519MLKEM768 instead of X25519, which is all that the rivals have
 	Workers  int
 	Duration time.Duration
 }
@@ -26,6 +27,10 @@ type handshakeResult struct {
 
 func shakeHands(o handshakeOrder) (handshakeResult, error) {
 	cfg := clientTLS("http/1.1")
+	cfg.CurvePreferences = []tls.CurveID{tls.X25519}
+	if o.Hybrid {
+		cfg.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768}
+	}
 	if o.Resume {
 		var err error
 		if cfg.ClientSessionCache, err = oneSession(o.Addr); err != nil {

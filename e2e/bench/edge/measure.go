@@ -77,11 +77,12 @@ func requests(conns, streams int) func(*trial) (results, error) {
 }
 
 // handshakes measures how many a second.
-func handshakes(resume bool) func(*trial) (results, error) {
+func handshakes(resume, hybrid bool) func(*trial) (results, error) {
 	return func(t *trial) (results, error) {
 		var r handshakeResult
 		before := t.proxy.cpu()
-		err := t.fleet.client.Call(t.ctx, "handshakes", handshakeOrder{Addr: t.proxy.https, Resume: resume, Workers: 8, Duration: t.duration}, &r)
+		o := handshakeOrder{Addr: t.proxy.https, Resume: resume, Hybrid: hybrid, Workers: 8, Duration: t.duration}
+		err := t.fleet.client.Call(t.ctx, "handshakes", o, &r)
 		if err != nil {
 			return nil, err
 		}
