@@ -89,6 +89,9 @@ func (a *Agent) newEdge() (*edge, error) {
 		return nil, fmt.Errorf("ingress: %w", err)
 	}
 	a.ready.wait(waitGateways, "no configuration has been applied yet")
+	if e.cfg.Kubernetes != nil {
+		a.ready.lasts()
+	}
 	return e, nil
 }
 

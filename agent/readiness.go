@@ -15,6 +15,8 @@ type readiness struct {
 	pending map[string]string // what to why
 	failing map[string]string
 	stopped bool
+	// lasting: stopping is no reason not to be ready.
+	lasting bool
 }
 
 func newReadiness() *readiness {
@@ -44,7 +46,17 @@ func (r *readiness) fail(what, why string) {
 	r.failing[what] = why
 }
 
-// stopping: never ready again.
+// lasts is for a pod behind Services: that a pod stops, Kubernetes tells by itself
+// (KEP-1669), and kube-proxy goes by readiness as well. It cuts UDP flows of pods
+// that stop and are not ready, QUIC connections with requests under way among
+// them, and sends nothing to them even where there is no other pod.
+func (r *readiness) lasts() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lasting = true
+}
+
+// stopping: never ready again, unless it lasts.
 func (r *readiness) stopping() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,7 +67,10 @@ func (r *readiness) state() (ready bool, detail []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped {
-		return false, []string{"stopping: the agent drains its connections"}
+		detail = append(detail, "stopping: the agent drains its connections")
+		if !r.lasting {
+			return false, detail
+		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(r.pending)) {
 		detail = append(detail, "pending: "+what+": "+r.pending[what])
