@@ -79,20 +79,35 @@ func install(ctx context.Context, c *cluster.Cluster) error {
 	if err := c.LoadImage(ctx, archive); err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"apply", "--server-side", "-f", filepath.Join(root, "deploy/crds/gateway-api/experimental")},
-		{"wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"},
-		{"apply", "-k", filepath.Join(root, "deploy/overlays/ingress")},
-		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "deployment/adit-ca"},
-		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "daemonset/adit-agent"},
-		{"-n", "adit-system", "rollout", "status", "--timeout=180s", "deployment/adit-ingress"},
-	} {
+	kubectl := func(args ...string) (string, error) {
 		began := time.Now()
 		out, err := c.Kubectl(ctx, args...)
 		if err != nil {
-			return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
+			return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
 		}
 		fmt.Fprintf(os.Stderr, "kubectl %s (%s)\n", strings.Join(args, " "), time.Since(began).Round(time.Millisecond))
+		return out, nil
+	}
+	workloads := []string{"deployment/adit-ca", "daemonset/adit-agent", "deployment/adit-ingress"}
+	steps := [][]string{
+		{"apply", "--server-side", "-f", filepath.Join(root, "deploy/crds/gateway-api/experimental")},
+		{"wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"},
+		{"apply", "-k", filepath.Join(root, "deploy/overlays/ingress")},
+	}
+	before, err := kubectl("get", "pods", "--namespace=adit-system", "--output=name")
+	if err != nil {
+		return err
+	}
+	if before != "" { // of an earlier run, and of an image that had the same name
+		steps = append(steps, append([]string{"rollout", "restart", "--namespace=adit-system"}, workloads...))
+	}
+	for _, w := range workloads {
+		steps = append(steps, []string{"rollout", "status", "--namespace=adit-system", "--timeout=180s", w})
+	}
+	for _, args := range steps {
+		if _, err := kubectl(args...); err != nil {
+			return err
+		}
 	}
 	return nil
 }
