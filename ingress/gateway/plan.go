@@ -99,6 +99,9 @@ func (t *Translator) replan(name types.NamespacedName) {
 		for _, l := range o.listeners {
 			l.finish(referrer{t, o.parent, uses}, &g.frontend, ports)
 		}
+		for _, q := range ports {
+			q.settle()
+		}
 	}
 	t.acceptOwners(g)
 

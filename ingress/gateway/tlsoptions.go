@@ -36,6 +36,15 @@ type quicOptions struct {
 	http3, zeroRTT string
 	port           uint16
 	minTLS         uint16 // of the listener alone
+	// settled says that whoever comes from now on may agree, and no more.
+	settled bool
+}
+
+// settle ends what an owner of listeners has to say about a port: what it left
+// open is as it is by default. Another owner, of another namespace perhaps, shall
+// not turn on early data for it, or send its clients to another port.
+func (q *quicOptions) settle() {
+	q.http3, q.zeroRTT, q.settled = cmp.Or(q.http3, "on"), cmp.Or(q.zeroRTT, "off"), true
 }
 
 func (l *listener) readTLSOptions() {
@@ -93,6 +102,8 @@ func (q *quicOptions) agree(said quicOptions) error {
 		return differs(OptionHTTP3, q.http3, said.http3)
 	case q.zeroRTT != "" && said.zeroRTT != "" && q.zeroRTT != said.zeroRTT:
 		return differs(OptionZeroRTT, q.zeroRTT, said.zeroRTT)
+	case q.port == 0 && q.settled && said.port != 0:
+		return fmt.Errorf("%s is %d, but of the listeners with precedence on the same port none says so", OptionHTTP3Port, said.port)
 	case q.port != 0 && said.port != 0 && q.port != said.port:
 		return differs(OptionHTTP3Port, strconv.Itoa(int(q.port)), strconv.Itoa(int(said.port)))
 	}
