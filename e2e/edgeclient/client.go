@@ -38,6 +38,8 @@ type Target struct {
 	NS    *lab.Namespace
 	Addr  netip.AddrPort
 	Roots *x509.CertPool
+	// Verify replaces the verification of the server's certificate; nil-able.
+	Verify func(tls.ConnectionState) error
 	// ClientCertificate is shown if it is asked for; nil-able.
 	ClientCertificate *tls.Certificate
 }
@@ -46,6 +48,9 @@ func (t Target) tls(v Version) *tls.Config {
 	c := &tls.Config{RootCAs: t.Roots, NextProtos: []string{string(v)}}
 	if t.ClientCertificate != nil {
 		c.Certificates = []tls.Certificate{*t.ClientCertificate}
+	}
+	if t.Verify != nil {
+		c.InsecureSkipVerify, c.VerifyConnection = true, t.Verify
 	}
 	return c
 }

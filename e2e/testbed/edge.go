@@ -19,6 +19,9 @@ type Edge struct {
 	Binary string
 	NS     *lab.Namespace
 	Files  Files
+	// ConfigFile is a configuration file that says all of it. "" = the directory,
+	// with flags.
+	ConfigFile string
 
 	process *lab.Process
 }
@@ -54,6 +57,9 @@ func Replace(path, content string) error {
 // Args is the command line, behind the program's name. It is in the mesh if the
 // mesh file exists.
 func (e *Edge) Args(more ...string) []string {
+	if e.ConfigFile != "" {
+		return append([]string{"ingress", "--config", e.ConfigFile}, more...)
+	}
 	args := []string{"ingress", "--config", e.Dir(), "--access-log", "json"}
 	if _, err := os.Stat(e.Files.World()); err == nil {
 		args = append(args, "--mesh", e.Files.World(), "--ca-dir", e.Files.CA())
