@@ -163,10 +163,14 @@ func (l *load) progress(t *testing.T, more int) {
 	})
 }
 
-// forget starts the count anew.
+// forget starts the count anew, whatever has failed.
 func (l *load) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.forgetLocked()
+}
+
+func (l *load) forgetLocked() {
 	for name := range l.tally {
 		l.tally[name] = newTally()
 	}
@@ -196,15 +200,29 @@ func (l *load) stop(t *testing.T) map[string]*tally {
 	return l.tally
 }
 
+// sofar wants no request to have failed, and starts the count anew.
+func (l *load) sofar(t *testing.T, by string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judge(t, by)
+	l.forgetLocked()
+}
+
 // unharmed ends the load and wants no request to have failed.
 func (l *load) unharmed(t *testing.T, by string) map[string]*tally {
 	t.Helper()
 	l.progress(t, 5)
 	all := l.stop(t)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if n := all[name]; n.failed > 0 {
+	l.judge(t, by)
+	return all
+}
+
+func (l *load) judge(t *testing.T, by string) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(l.tally)) {
+		if n := l.tally[name]; n.failed > 0 {
 			t.Errorf("%s: %s: %d of %d requests failed: %v; the last one at %s", by, name, n.failed, n.ok+n.failed, n.errors, n.last)
 		}
 	}
-	return all
 }

@@ -43,7 +43,8 @@ spec:
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
         - name: NAMESPACE
           valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
----`, service, name, port, echoImage)
+---
+`, service, name, port, echoImage)
 }
 
 // TestRouting goes through the routing part of the tutorial "Envoy Gateway, an
@@ -136,7 +137,7 @@ func TestCanary(t *testing.T) {
 	run := traffic{at: at, url: "http://backends.example/bar", versions: []version{h1}, every: 4e6}.start(t)
 	share := func(low, high float64) {
 		t.Helper()
-		run.forget()
+		run.sofar(t, "weights edited")
 		run.progress(t, 300)
 		var first, second int
 		for pod, n := range run.pods() {
