@@ -21,6 +21,9 @@ type deadlines struct {
 	ownRead     bool // the handler's own deadline holds
 	ownWrite    bool
 	read, write time.Time
+	// body is by how much a write puts the read deadline off, because a body is being
+	// read: who is silent may be listening. Zero is none.
+	body time.Duration
 }
 
 var longAgo = time.Unix(1, 0)
@@ -31,7 +34,7 @@ func due(at time.Time, now time.Time, d time.Duration) bool {
 	return left > d || left < d-d/16
 }
 
-// armRead puts the read deadline off.
+// armRead puts the deadline of reading a body off.
 func (d *deadlines) armRead(timeout time.Duration) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -41,6 +44,7 @@ func (d *deadlines) armRead(timeout time.Duration) error {
 	if d.ownRead {
 		return nil
 	}
+	d.body = timeout
 	if now := time.Now(); due(d.read, now, timeout) {
 		d.read = now.Add(timeout)
 		return d.c.SetReadDeadline(d.read)
@@ -51,21 +55,23 @@ func (d *deadlines) armRead(timeout time.Duration) error {
 // armReadAt sets the read deadline to a moment.
 func (d *deadlines) armReadAt(t time.Time) {
 	d.mu.Lock()
-	d.read = t
+	d.read, d.body = t, 0
 	d.c.SetReadDeadline(t)
 	d.mu.Unlock()
 }
 
-// armWrite puts the write deadline off.
+// armWrite puts the write deadline off, and that of reading a body.
 func (d *deadlines) armWrite(timeout time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ownWrite {
-		return
-	}
-	if now := time.Now(); due(d.write, now, timeout) {
+	now := time.Now()
+	if !d.ownWrite && due(d.write, now, timeout) {
 		d.write = now.Add(timeout)
 		d.c.SetWriteDeadline(d.write)
+	}
+	if d.body > 0 && !d.ownRead && !d.interrupted && due(d.read, now, d.body) {
+		d.read = now.Add(d.body)
+		d.c.SetReadDeadline(d.read)
 	}
 }
 
@@ -111,7 +117,7 @@ func (d *deadlines) beginIdle(timeout time.Duration) bool {
 	if d.draining || d.interrupted {
 		return false
 	}
-	d.idle = true
+	d.idle, d.body = true, 0
 	if now := time.Now(); due(d.read, now, timeout) {
 		d.read = now.Add(timeout)
 		d.c.SetReadDeadline(d.read)
@@ -149,7 +155,7 @@ func (d *deadlines) isDraining() bool {
 // clear removes all deadlines.
 func (d *deadlines) clear() {
 	d.mu.Lock()
-	d.read, d.write = time.Time{}, time.Time{}
+	d.read, d.write, d.body = time.Time{}, time.Time{}, 0
 	d.c.SetDeadline(time.Time{})
 	d.mu.Unlock()
 }

@@ -23,8 +23,9 @@ type Server struct {
 	// IdleTimeout is how long a connection waits for the next request. Zero means
 	// 60 s.
 	IdleTimeout time.Duration
-	// BodyTimeout is how long a request's body may pause while it is read; it does
-	// not bound the whole of it. Zero means 60 s.
+	// BodyTimeout is how long a request may carry nothing in either direction while
+	// its body is read, as Envoy's stream_idle_timeout; it bounds neither the whole
+	// body nor the wait for an answer. Zero means 60 s.
 	BodyTimeout time.Duration
 	// WriteTimeout is how long a client may leave what is written to it unread.
 	// Zero means 60 s.
@@ -155,6 +156,7 @@ func (c *serverConn) serve() {
 }
 
 func (c *serverConn) end() {
+	c.watch.end()
 	c.read.free()
 	if !c.hijacked {
 		c.c.Close()
