@@ -199,7 +199,7 @@ func parseResponse(s string, n int, resp *http.Response) error {
 	}
 	resp.Proto, resp.ProtoMajor, resp.ProtoMinor = line[:8], 1, int(line[7]-'0')
 	resp.Status, resp.StatusCode = line[9:], code
-	h, err := parseFields(s, n-1)
+	h, err := parseFields(s, n-1, 0)
 	resp.Header = h
 	return err
 }

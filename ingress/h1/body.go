@@ -212,7 +212,7 @@ func (b *messageBody) advance() (bool, error) {
 		return false, nil
 	}
 	if b.scan.lines > 0 {
-		h, err := parseFields(string(in[:end]), b.scan.lines)
+		h, err := parseFields(string(in[:end]), b.scan.lines, 0)
 		if err != nil {
 			return false, &malformed{err}
 		}

@@ -139,14 +139,12 @@ func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error) {
 	if cc.broken.Load() {
 		return nil, cc.fail(errClosed)
 	}
-	if ctx.Done() != nil {
-		if ctx.Err() != nil {
-			// Nothing has happened to the connection.
-			cc.busy.Store(false)
-			return nil, &ClientError{Err: context.Cause(ctx)}
-		}
-		cc.stop = context.AfterFunc(ctx, cc.abort)
+	if ctx.Err() != nil {
+		// Nothing has happened to the connection.
+		cc.busy.Store(false)
+		return nil, &ClientError{Err: context.Cause(ctx)}
 	}
+	cc.stop = afterEnd(ctx, cc.abort)
 	waits, err := cc.send(req)
 	if err != nil {
 		return nil, cc.failWith(req, err)

@@ -1,7 +1,6 @@
 package h1
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,9 +25,7 @@ type exchange struct {
 
 func newExchange(c *serverConn) *exchange {
 	ex := &exchange{}
-	ctx, cancel := context.WithCancel(c.base)
-	ex.ctx = requestContext{Context: ctx, c: c}
-	ex.ctx.stop = cancel
+	ex.ctx.base, ex.ctx.c = c.base, c
 	// WithContext's copy stays on the stack: this is the way to set a context
 	// without an allocation.
 	ex.req = *new(http.Request).WithContext(&ex.ctx)
@@ -55,21 +52,6 @@ func (ex *exchange) start(head *requestHead) {
 func (ex *exchange) cancel() {
 	ex.ctx.c.watch.stop(&ex.ctx)
 	ex.ctx.stop()
-}
-
-// requestContext is a request's context. Only when somebody asks for its end is
-// the client watched.
-type requestContext struct {
-	context.Context
-	stop context.CancelFunc
-	c    *serverConn
-	over bool // guarded by watch.mu
-}
-
-// Done is closed when the handler has returned or the client is gone.
-func (x *requestContext) Done() <-chan struct{} {
-	x.c.watch.start(x)
-	return x.Context.Done()
 }
 
 // errClientGone is why a body cannot be read any more.

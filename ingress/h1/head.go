@@ -77,9 +77,9 @@ func parseField(line string) (name, value string, err error) {
 
 // parseFields parses n header lines, up to the empty one, which ends s. The
 // values of a field keep their order, and share one array: strings and array are
-// all that a head costs, besides the map.
-func parseFields(s string, n int) (http.Header, error) {
-	h := make(http.Header, n)
+// all that a head costs, besides the map, which has room for as many more.
+func parseFields(s string, n, more int) (http.Header, error) {
+	h := make(http.Header, n+more)
 	values := make([]string, n)
 	for range n {
 		var line string
