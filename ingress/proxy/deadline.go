@@ -43,7 +43,7 @@ var alarms = sync.Pool{New: func() any {
 	return a
 }}
 
-func (a *alarm) ring() { a.d.ctx.cancel(a.d.cause) }
+func (a *alarm) ring() { a.d.ctx.End(a.d.cause) }
 
 // start sets the time, once.
 func (d *deadline) start(after time.Duration) {

@@ -89,7 +89,7 @@ func TestTimeoutsOfRules(t *testing.T) {
 
 func TestDefaultTimeoutCountsFromTheEndOfTheUpload(t *testing.T) {
 	ended := new(exchangeContext)
-	ended.begin(t.Context())
+	ended.Begin(t.Context())
 	d := &deadline{ctx: ended, cause: errHeaderTimeout}
 	b := &clientBody{src: strings.NewReader("upload")}
 	b.begin(func() { d.start(time.Millisecond) })

@@ -25,8 +25,8 @@ func (t *transaction) forwardTo(cluster *upstream.Cluster) {
 	ctx := t.r.Context()
 	if lim.request > 0 {
 		whole := new(exchangeContext)
-		whole.begin(ctx)
-		defer whole.cancel(errServed)
+		whole.Begin(ctx)
+		defer whole.End(errServed)
 		d := deadline{ctx: whole, cause: errRequestTimeout}
 		d.start(lim.request)
 		defer d.stop()
@@ -87,7 +87,7 @@ func (a *attempt) send(ctx context.Context, cluster *upstream.Cluster, lim limit
 	t.x.Attempts = a.n
 	t.x.Upstream = a.host.String()
 	t.x.UpstreamTime, t.x.ResponseTime = 0, 0
-	a.ctx.begin(ctx)
+	a.ctx.Begin(ctx)
 	if lim.backend > 0 {
 		a.try = deadline{ctx: &a.ctx, cause: errBackendTimeout}
 		a.try.start(lim.backend)
@@ -156,7 +156,7 @@ func (a *attempt) end(cause error) {
 	a.header.stop()
 	a.try.stop()
 	a.body.over.Store(true)
-	a.ctx.cancel(cause)
+	a.ctx.End(cause)
 }
 
 // retriesStatus says whether an answer is dropped for another attempt.
