@@ -68,7 +68,7 @@ func (c *conn) serve(ahead []byte) {
 	c.read.free()
 	c.sayGoodbye(err)
 	c.fail(err)
-	c.linger()
+	c.linger(err)
 	c.c.Close()
 	c.wg.Wait()
 	if c.s.Log != nil {
@@ -112,12 +112,13 @@ func (c *conn) sayGoodbye(err error) {
 	switch {
 	case errors.As(err, &ce):
 		c.w.out = appendGoAway(c.w.out, c.highest, ce.code, ce.what)
+		c.c.SetWriteDeadline(time.Now().Add(lastWords))
+		c.w.lastWords = true
 	case errors.Is(err, errDrained):
+		// The last answer may be on its way to a slow client.
 	default:
 		return
 	}
-	c.c.SetWriteDeadline(time.Now().Add(lastWords))
-	c.w.lastWords = true
 	for c.w.busy && c.err == nil {
 		c.w.idle.Wait()
 	}
@@ -127,19 +128,25 @@ func (c *conn) sayGoodbye(err error) {
 }
 
 // lastWords bounds how long a farewell may take, and lingerTime and lingerBytes how
-// long and how much is read after it.
+// long and how much is read after it. A client that was served to the end has
+// longer: it may be slow to read the last of it.
 const (
-	lastWords   = time.Second
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 1 << 20
+	lastWords     = time.Second
+	lingerTime    = 500 * time.Millisecond
+	lingerDrained = 10 * time.Second
+	lingerBytes   = 1 << 20
 )
 
 // linger closes the sending direction and reads on for a moment, so that what the
 // client still sends does not make the kernel reset the connection before the
 // client has read our last frames.
-func (c *conn) linger() {
+func (c *conn) linger(why error) {
 	raw := c.c
-	raw.SetDeadline(time.Now().Add(lingerTime))
+	patience := lingerTime
+	if errors.Is(why, errDrained) {
+		patience = lingerDrained
+	}
+	raw.SetDeadline(time.Now().Add(patience))
 	for closed := false; ; { // close_notify of TLS, and the end of TCP
 		if cw, ok := raw.(interface{ CloseWrite() error }); ok {
 			if cw.CloseWrite() != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -90,7 +91,7 @@ func TestH2load(t *testing.T) {
 	if err := os.WriteFile(body, make([]byte, 100_000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr := secure(t, &Server{}, func(w http.ResponseWriter, r *http.Request) {
+	addr := secure(t, &Server{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			io.Copy(w, r.Body)
 			return

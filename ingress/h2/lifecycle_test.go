@@ -371,3 +371,28 @@ func TestDeadlines(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestDrainSlowClient checks that a client that is slow to read gets all of the last
+// answer.
+func TestDrainSlowClient(t *testing.T) {
+	const size = 8 << 20
+	ctx, drain := context.WithCancel(context.Background())
+	written := make(chan struct{})
+	addr := listen(t, func(c net.Conn) {
+		(&Server{}).ServeConn(ctx, c, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Write(make([]byte, size))
+			close(written)
+		}))
+	})
+	p := dial(t, addr, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	p.f.WriteWindowUpdate(0, 1<<30)
+	id := p.open(true, getRoot...)
+	p.wantStatus(id, "200")
+	drain()
+	time.Sleep(1500 * time.Millisecond) // longer than any farewell takes
+	if b, _ := p.wantEnd(id); len(b) != size {
+		t.Errorf("%d bytes came", len(b))
+	}
+	<-written
+	p.wantClosed()
+}

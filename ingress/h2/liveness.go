@@ -12,6 +12,7 @@ type liveness struct {
 	timer   *time.Timer
 	due     time.Time // zero: the timer is not set
 	started bool      // the client's SETTINGS have come
+	suspect int64     // conn.partial when it was found to be too old
 }
 
 func (l *liveness) stop() {
@@ -70,8 +71,14 @@ func (c *conn) look() {
 		return
 	}
 	if at := c.partial.Load(); at != 0 && late(c.born.Add(time.Duration(at)), c.s.readHeaderTimeout()) {
-		c.failLocked(errHeaderTimeout)
-		return
+		// When the whole process was held up, the rest may be there, unread: it is
+		// late only if the reader has had the time to find it.
+		if c.life.suspect == at {
+			c.failLocked(errHeaderTimeout)
+			return
+		}
+		c.life.suspect = at
+		c.watchLocked(now, c.s.readHeaderTimeout()/8)
 	}
 	if !c.w.since.IsZero() && late(c.w.since, c.s.writeTimeout()) {
 		c.failLocked(errStalled)

@@ -48,14 +48,18 @@ func (r *reader) openStream(b *block) error {
 		return r.refuse(s, b, bad)
 	}
 	s.open()
-	r.start(s, b)
+	if err := r.start(s, b); err != nil {
+		s.stop(err)
+		return err
+	}
 	c.wg.Add(1)
 	go s.run()
 	return nil
 }
 
-// start makes the stream's parts follow from its header.
-func (r *reader) start(s *stream, b *block) {
+// start makes the stream's parts follow from its header, unless the connection is
+// over.
+func (r *reader) start(s *stream, b *block) error {
 	req := &s.req
 	s.w.head = b.method == http.MethodHead
 	c := r.c
@@ -64,6 +68,11 @@ func (r *reader) start(s *stream, b *block) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err != nil {
+		s.gone, s.returned = true, true
+		c.releaseLocked()
+		return c.err
+	}
 	s.body.initLocked(s, b.length)
 	s.send.window = c.w.initial
 	c.streams[s.id] = s
@@ -71,11 +80,12 @@ func (r *reader) start(s *stream, b *block) {
 		s.body.ended = true
 		req.Body, req.ContentLength = http.NoBody, 0
 		req.Trailer = nil
-		return
+		return nil
 	}
 	s.body.expect = b.expect
 	s.body.bounded = b.method != http.MethodConnect && c.s.bodyTimeout() > 0
 	req.Body, req.ContentLength = &s.body, b.length
+	return nil
 }
 
 // refuse ends a request that is not for a handler.

@@ -133,7 +133,7 @@ func (q *sending) widenLocked(n int64) {
 // until it is taken. What is not taken when it fails is withdrawn.
 func (q *sending) waitLocked() error {
 	c := q.s.c
-	for q.pending() > 0 && q.err == nil {
+	for q.pending() > 0 && q.err == nil && c.err == nil {
 		switch {
 		case q.dl.passed:
 			// What was sent of it cannot be taken back, and what comes next would
@@ -145,6 +145,9 @@ func (q *sending) waitLocked() error {
 		default:
 			q.cond.Wait()
 		}
+	}
+	if q.err == nil && c.err != nil {
+		q.failLocked(c.err)
 	}
 	return q.err
 }
