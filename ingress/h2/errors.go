@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,14 +45,26 @@ func (e *ResetError) Error() string { return "h2: the client reset the stream: "
 // Unwrap makes it an unexpected end for who reads the body.
 func (e *ResetError) Unwrap() error { return io.ErrUnexpectedEOF }
 
+// canceled makes of why a request ended what its context's Err says.
+func canceled(why error) error {
+	if errors.Is(why, context.Canceled) {
+		return why
+	}
+	return &canceledError{why}
+}
+
+type canceledError struct{ why error }
+
+func (e *canceledError) Error() string   { return e.why.Error() }
+func (e *canceledError) Unwrap() []error { return []error{e.why, context.Canceled} }
+
 // Why requests and connections end.
 var (
 	errClientGone    = fmt.Errorf("h2: the client closed the connection: %w", io.ErrUnexpectedEOF)
-	errHandlerDone   = errors.New("h2: the handler has returned")
+	errHandlerDone   = fmt.Errorf("h2: the handler has returned: %w", context.Canceled)
 	errWriteAfter    = errors.New("h2: write after the end of the answer")
 	errStalled       = errors.New("h2: the client has taken nothing of the answer for too long")
 	errBodyStalled   = fmt.Errorf("h2: the client has sent nothing of the request's body for too long: %w", os.ErrDeadlineExceeded)
-	errWriteTimeout  = errors.New("h2: the client does not read")
 	errHeaderTimeout = errors.New("h2: the client stopped in the middle of a frame")
 	errPrefaceLate   = errors.New("h2: no connection preface in time")
 	errDrained       = errors.New("h2: drained")

@@ -319,7 +319,7 @@ func TestContextEnds(t *testing.T) {
 	<-started
 	p.f.WriteRSTStream(id, http2.ErrCodeCancel)
 	var reset *ResetError
-	if err := <-causes; !errors.As(err, &reset) || reset.Code != http2.ErrCodeCancel {
+	if err := <-causes; !errors.As(err, &reset) || reset.Code != http2.ErrCodeCancel || !errors.Is(err, context.Canceled) {
 		t.Errorf("the context ended with %v", err)
 	}
 	p.open(false, postRoot...)

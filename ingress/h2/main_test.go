@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 x/net/http2 is the rival, and the peer that others bring
+
 package h2
 
 import (

@@ -49,7 +49,6 @@ func (r *reader) openStream(b *block) error {
 	}
 	s.open()
 	if err := r.start(s, b); err != nil {
-		s.stop(err)
 		return err
 	}
 	c.wg.Add(1)

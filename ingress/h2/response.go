@@ -364,7 +364,7 @@ func (w *response) finish() {
 	c.mu.Unlock()
 	putBuffer(w.hold)
 	w.hold = nil
-	s.stop(errHandlerDone)
+	s.ctx.End(errHandlerDone)
 }
 
 // CloseWrite ends the answer, with its trailers, before the handler has returned.

@@ -1,13 +1,14 @@
 package h2
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 
 	"golang.org/x/net/http2"
+
+	"github.com/adit-mesh/adit/ingress/lifetime"
 )
 
 // stream is a request and its answer. All of it is one allocation, which is never
@@ -21,7 +22,7 @@ type stream struct {
 	id   uint32
 	req  http.Request
 	url  url.URL
-	stop context.CancelCauseFunc
+	ctx  lifetime.Context
 	body body
 	w    response
 
@@ -43,10 +44,9 @@ func newStream(c *conn, id uint32) *stream {
 // open readies the stream for its handler. WithContext's copy stays on the stack:
 // this is the way to set a context without an allocation.
 func (s *stream) open() {
-	ctx, stop := context.WithCancelCause(s.c.base)
-	s.stop = stop
+	s.ctx.BeginAlone(s.c.base)
 	req := s.req
-	s.req = *req.WithContext(ctx)
+	s.req = *req.WithContext(&s.ctx)
 	s.req.RemoteAddr, s.req.TLS = s.c.peer.RemoteAddr, s.c.peer.TLS
 }
 
@@ -77,7 +77,7 @@ func (s *stream) aborted(p any) {
 	s.returnLocked()
 	c.flushLocked()
 	c.mu.Unlock()
-	s.stop(errHandlerDone)
+	s.ctx.End(errHandlerDone)
 }
 
 // returnLocked says that the handler has returned, or has but to finish the answer.
@@ -158,7 +158,5 @@ func (s *stream) endLocked(why error) {
 	s.send.failLocked(why)
 	s.body.abandonLocked(why)
 	s.removeLocked()
-	if s.stop != nil {
-		s.stop(why)
-	}
+	s.ctx.End(canceled(why))
 }
