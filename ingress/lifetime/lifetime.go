@@ -7,6 +7,7 @@ package lifetime
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -34,6 +35,9 @@ func AfterFunc(ctx context.Context, f func()) (stop func() bool) {
 	if c, ok := ctx.(afterFuncer); ok {
 		return c.AfterFunc(f)
 	}
+	if ctx.Done() == nil {
+		return func() bool { return true } // it never ends
+	}
 	return context.AfterFunc(ctx, f)
 }
 
@@ -51,8 +55,21 @@ func (x *Context) BeginAlone(parent context.Context) { x.parent = parent }
 
 func (x *Context) parentEnded() { x.End(context.Cause(x.parent)) }
 
+// Canceled makes of any error one that is context.Canceled too.
+func Canceled(cause error) error {
+	if errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return &canceled{cause}
+}
+
+type canceled struct{ cause error }
+
+func (e *canceled) Error() string   { return e.cause.Error() }
+func (e *canceled) Unwrap() []error { return []error{e.cause, context.Canceled} }
+
 // End ends the context; the first cause counts. Err is the cause itself, so that it should be context.Canceled,
-// context.DeadlineExceeded or wrap one of them.
+// context.DeadlineExceeded or wrap one of them; see [Canceled].
 func (x *Context) End(cause error) {
 	x.mu.Lock()
 	if x.err != nil {

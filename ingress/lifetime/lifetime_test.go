@@ -120,3 +120,14 @@ func TestContextAlone(t *testing.T) {
 		t.Errorf("cause %v", context.Cause(&x))
 	}
 }
+
+func TestCanceled(t *testing.T) {
+	cause := errors.New("the client is gone")
+	err := Canceled(cause)
+	if !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || err.Error() != cause.Error() {
+		t.Errorf("%v is not both", err)
+	}
+	if Canceled(errOver) != errOver {
+		t.Error("wrapped twice")
+	}
+}
