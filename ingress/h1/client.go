@@ -10,6 +10,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/adit-mesh/adit/ingress/lifetime"
 )
 
 // ClientOptions are the limits of a ClientConn. The zero value works.
@@ -35,6 +39,7 @@ type ClientConn struct {
 	opt  ClientOptions
 	read reader
 	sock syscall.RawConn // at the bottom of c; nil = c is none
+	look poll            // at sock
 	tcp  *net.TCPConn    // c, if it is one
 
 	busy   atomic.Bool
@@ -60,6 +65,7 @@ func NewClientConn(c net.Conn, opt ClientOptions) *ClientConn {
 	cc.read.init(c)
 	cc.tcp, _ = c.(*net.TCPConn)
 	cc.sock = rawConn(c)
+	cc.look.raw = cc.sock
 	cc.abort = cc.shut
 	return cc
 }
@@ -107,10 +113,12 @@ func (cc *ClientConn) alive() bool {
 		return false
 	}
 	if cc.sock != nil {
+		// Anything sent, or the end; or the end alone.
+		events := int16(unix.POLLIN | unix.POLLRDHUP)
 		if cc.read.isTLS && !cc.used.Load() {
-			return !peerClosed(cc.sock)
+			events = unix.POLLRDHUP
 		}
-		return !peerStirred(cc.sock)
+		return !cc.look.any(events)
 	}
 	cc.c.SetReadDeadline(longAgo)
 	n, err := cc.c.Read(cc.read.one[:])
@@ -144,7 +152,7 @@ func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error) {
 		cc.busy.Store(false)
 		return nil, &ClientError{Err: context.Cause(ctx)}
 	}
-	cc.stop = afterEnd(ctx, cc.abort)
+	cc.stop = lifetime.AfterFunc(ctx, cc.abort)
 	waits, err := cc.send(req)
 	if err != nil {
 		return nil, cc.failWith(req, err)

@@ -39,15 +39,15 @@ func TestRequestContext(t *testing.T) {
 		called := func() { calls.Add(1) }
 		var stopped atomic.Int32
 		within(t, func(ctx context.Context, leave func()) {
-			first := ctx.(afterFuncer).AfterFunc(func() { stopped.Add(1) })
+			first := ctx.(*requestContext).AfterFunc(func() { stopped.Add(1) })
 			if !first() || first() {
 				t.Error("stop should say once that it has stopped the function")
 			}
-			again := ctx.(afterFuncer).AfterFunc(called)
+			again := ctx.(*requestContext).AfterFunc(called)
 			if first() {
 				t.Error("stop of a function stops the one that took its place")
 			}
-			other := ctx.(afterFuncer).AfterFunc(func() { stopped.Add(1) })
+			other := ctx.(*requestContext).AfterFunc(func() { stopped.Add(1) })
 			context.AfterFunc(ctx, called)
 			child, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -64,7 +64,7 @@ func TestRequestContext(t *testing.T) {
 				t.Error("stop says to have stopped what was called")
 			}
 			late := make(chan struct{})
-			if stop := ctx.(afterFuncer).AfterFunc(func() { close(late) }); stop() {
+			if stop := ctx.(*requestContext).AfterFunc(func() { close(late) }); stop() {
 				t.Error("stop says to have stopped what is called at once")
 			}
 			<-late

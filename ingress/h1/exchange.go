@@ -25,7 +25,8 @@ type exchange struct {
 
 func newExchange(c *serverConn) *exchange {
 	ex := &exchange{}
-	ex.ctx.base, ex.ctx.c = c.base, c
+	ex.ctx.BeginAlone(c.base)
+	ex.ctx.c = c
 	// WithContext's copy stays on the stack: this is the way to set a context
 	// without an allocation.
 	ex.req = *new(http.Request).WithContext(&ex.ctx)

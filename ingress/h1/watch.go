@@ -132,29 +132,39 @@ func below(c net.Conn) net.Conn {
 // connection. HTTP/1.1 has no use for half-closed connections: whoever closes is
 // taken to have gone, as by Envoy and net/http.
 func peerClosed(raw syscall.RawConn) bool {
-	return polled(raw, unix.POLLRDHUP)
+	p := poll{raw: raw}
+	return p.any(unix.POLLRDHUP)
 }
 
-// peerStirred says whether the peer has sent anything, or ended the connection.
-func peerStirred(raw syscall.RawConn) bool {
-	return polled(raw, unix.POLLIN|unix.POLLRDHUP)
+// poll asks a socket, again and again; one goroutine at a time does.
+type poll struct {
+	raw      syscall.RawConn
+	events   int16
+	happened bool
+	ask      func(fd uintptr) // made once; nil: not yet
 }
 
-// polled asks for events without waiting. Errors and resets are always among them.
-func polled(raw syscall.RawConn, events int16) bool {
-	var happened bool
-	err := raw.Control(func(fd uintptr) {
-		fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
-		for {
-			n, err := unix.Poll(fds[:], 0)
-			if err == unix.EINTR {
-				continue
-			}
-			happened = n > 0 || err != nil
-			return
+// any says whether one of events has happened, without waiting for them. Errors and
+// resets are always among them.
+func (p *poll) any(events int16) bool {
+	if p.ask == nil {
+		p.ask = p.asked
+	}
+	p.events, p.happened = events, false
+	err := p.raw.Control(p.ask)
+	return p.happened || err != nil
+}
+
+func (p *poll) asked(fd uintptr) {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: p.events}}
+	for {
+		n, err := unix.Poll(fds[:], 0)
+		if err == unix.EINTR {
+			continue
 		}
-	})
-	return happened || err != nil
+		p.happened = n > 0 || err != nil
+		return
+	}
 }
 
 // resetter is a TCP connection.
