@@ -1,15 +1,12 @@
 package h2
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // answerBuffer is how much of an answer is kept before it is sent, in bytes, and
@@ -291,160 +288,6 @@ func (w *response) failed() error {
 	w.s.c.mu.Lock()
 	defer w.s.c.mu.Unlock()
 	return w.s.send.err
-}
-
-// ReadFrom copies src, as io.Copy does. What arrives is sent when src would have to
-// be waited for, so that a stream is passed on as it comes: a src with a method
-// Buffered() int tells how much it has.
-func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
-	ok, err := w.beginWrite(0)
-	if err != nil {
-		return 0, err
-	}
-	if !ok {
-		n, err := io.Copy(io.Discard, src)
-		w.written += n
-		return n, err
-	}
-	from, _ := src.(interface{ Buffered() int })
-	if w.hold == nil || len(w.hold.b) < copyBuffer {
-		b := getBuffer(copyBuffer)
-		if w.n > 0 {
-			copy(b.b, w.hold.b[:w.n])
-		}
-		putBuffer(w.hold)
-		w.hold = b
-	}
-	for {
-		n, rerr := src.Read(w.hold.b[w.n:copyBuffer])
-		if w.length >= 0 && int64(n) > w.length-w.written {
-			return total, http.ErrContentLength
-		}
-		w.n += n
-		w.written += int64(n)
-		total += int64(n)
-		switch {
-		case rerr == io.EOF:
-			return total, nil
-		case rerr != nil:
-			return total, rerr
-		case w.length >= 0 && w.written == w.length:
-			// Most likely the next Read is the end: all goes out in one write.
-		case w.n == copyBuffer, w.n > 0 && (from == nil || from.Buffered() == 0):
-			if err := w.push(nil); err != nil {
-				return total, err
-			}
-		}
-		if w.n == copyBuffer {
-			if err := w.push(nil); err != nil {
-				return total, err
-			}
-		}
-	}
-}
-
-var errShort = errors.New("h2: the handler wrote less than Content-Length says")
-
-// finish ends the answer when the handler has returned. Nobody waits for the client:
-// what it has not taken yet is the connection's.
-func (w *response) finish() {
-	if !w.begun && !w.over {
-		w.WriteHeader(http.StatusOK)
-	}
-	trailer := w.trailers()
-	s := w.s
-	c := s.c
-	c.mu.Lock()
-	over := w.over
-	w.over = true
-	s.returnLocked()
-	if !over {
-		w.endLocked(trailer)
-	}
-	c.mu.Unlock()
-	putBuffer(w.hold)
-	w.hold = nil
-	s.ctx.End(errHandlerDone)
-}
-
-// CloseWrite ends the answer, with its trailers, before the handler has returned.
-func (w *response) CloseWrite() error {
-	if w.over {
-		return errWriteAfter
-	}
-	if !w.begun {
-		w.WriteHeader(http.StatusOK)
-	}
-	trailer := w.trailers()
-	s := w.s
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	w.over = true
-	w.endLocked(trailer)
-	return s.send.waitLocked()
-}
-
-// trailers are the fields that come behind the body, nil if there are none.
-func (w *response) trailers() *fields {
-	var f *fields
-	add := func(name string, values []string) {
-		if len(values) == 0 || forbiddenTrailer[name] {
-			return
-		}
-		if f == nil {
-			f = getFields()
-		}
-		f.addAll(name, values)
-	}
-	for _, name := range w.declared {
-		add(name, w.header[name])
-	}
-	for name, values := range w.header {
-		if rest, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
-			add(http.CanonicalHeaderKey(rest), values)
-		}
-	}
-	return f
-}
-
-// endLocked queues what is kept, the trailer and END_STREAM, and writes unless
-// somebody else does. It takes trailer and hold over.
-func (w *response) endLocked(trailer *fields) {
-	s := w.s
-	c := s.c
-	q := &s.send
-	switch {
-	case s.gone:
-	case w.length > w.written && !w.noBody:
-		// The client must not take it for a whole answer.
-		c.resetLocked(s, http2.ErrCodeInternal, errShort)
-	default:
-		if !w.sent && !w.noBody && trailer == nil && w.length < 0 && s.req.Method != http.MethodConnect {
-			w.fields.addLength(int64(w.n))
-		}
-		if !w.sent && w.n == 0 && trailer == nil {
-			w.headerLocked(true)
-			c.w.out = s.sentEndLocked(c.w.out)
-			break
-		}
-		w.headerLocked(false)
-		q.end, q.trailer, trailer = true, trailer, nil
-		if w.n > 0 {
-			q.head, q.hold = w.hold.b[:w.n], w.hold
-			w.hold, w.n = nil, 0
-		}
-		q.dueLocked()
-	}
-	if trailer != nil {
-		putFields(trailer)
-	}
-	if w.fields != nil {
-		putFields(w.fields)
-		w.fields = nil
-	}
-	if !c.w.busy && c.w.workLocked() {
-		c.w.writeLocked(q)
-	}
 }
 
 // SetReadDeadline sets the deadline of the body's Read.
