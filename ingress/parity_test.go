@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // misdirectedPort is the Gateway of Gateway API's conformance test
