@@ -143,12 +143,14 @@ func (x *Context) AfterFunc(f func()) (stop func() bool) {
 	if x.others == nil {
 		x.others = make(map[*func()]struct{})
 	}
-	x.others[&f] = struct{}{}
+	other := new(func()) // not &f, which would be an allocation for the first as well
+	*other = f
+	x.others[other] = struct{}{}
 	return func() bool {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		_, ok := x.others[&f]
-		delete(x.others, &f)
+		_, ok := x.others[other]
+		delete(x.others, other)
 		return ok
 	}
 }
