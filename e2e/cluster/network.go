@@ -63,8 +63,16 @@ func onLink(a netip.Addr) netip.Prefix {
 // refuseUnknown makes a node answer that an address of a load balancer is
 // unreachable as long as kube-proxy rewrites nothing that arrives for it. On its
 // way back to where it came from, the first packet would enter the connection
-// table without a rewriting, and with it all that the client sends again.
+// table without a rewriting, and with it all that the client sends again. Each is
+// told, however many ask: who is not waits for a second until it asks again.
 func refuseUnknown(n *lab.Namespace, balancers netip.Prefix) error {
+	limit := "net.ipv4.icmp_ratelimit"
+	if balancers.Addr().Is6() {
+		limit = "net.ipv6.icmp.ratelimit"
+	}
+	if err := n.Sysctl(limit, "0"); err != nil {
+		return err
+	}
 	r := netlink.NewRule()
 	r.IifName, r.Priority, r.Type = "eth0", 100, unix.RTN_UNREACHABLE
 	r.Dst = &net.IPNet{IP: balancers.Addr().AsSlice(), Mask: net.CIDRMask(balancers.Bits(), balancers.Addr().BitLen())}
