@@ -44,7 +44,7 @@ func Main(m *testing.M, name string, prepare ...func(context.Context) error) {
 	if other := os.Getenv("ADIT_CLUSTER_NAME"); other != "" {
 		name = other
 	}
-	os.Exit(run(m, name, os.Getenv("ADIT_CLUSTER_KEEP") != "", prepare))
+	os.Exit(run(m, name, Kept(), prepare))
 }
 
 func run(m *testing.M, name string, keep bool, prepare []func(context.Context) error) int {
@@ -146,6 +146,9 @@ func checkout() (string, error) {
 
 // Cluster is the one that the tests of this binary run on.
 func Cluster() *cluster.Cluster { return current }
+
+// Kept reports whether the cluster stays after the tests.
+func Kept() bool { return os.Getenv("ADIT_CLUSTER_KEEP") != "" }
 
 // Root is the checkout's directory.
 func Root() string { return root }
