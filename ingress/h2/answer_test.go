@@ -221,6 +221,20 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestEarlyCloseWrite is the same for a handler that ends its answer and then returns.
+func TestEarlyCloseWrite(t *testing.T) {
+	ended := make(chan struct{})
+	addr := plain(t, &Server{}, func(w http.ResponseWriter, r *http.Request) {
+		w.(interface{ CloseWrite() error }).CloseWrite()
+		<-ended
+	})
+	p := dial(t, addr)
+	id := p.open(false, postRoot...)
+	p.wantStatus(id, "200")
+	close(ended)
+	p.wantReset(id, http2.ErrCodeNo)
+}
+
 // TestBodyClose checks that closing the body ends a Read in another goroutine.
 func TestBodyClose(t *testing.T) {
 	addr := plain(t, &Server{}, func(w http.ResponseWriter, r *http.Request) {

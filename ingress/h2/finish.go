@@ -25,6 +25,8 @@ func (w *response) finish() {
 	s.returnLocked()
 	if !over {
 		w.endLocked(trailer)
+	} else {
+		c.flushLocked() // a client that still sends is told to stop
 	}
 	c.mu.Unlock()
 	putBuffer(w.hold)
