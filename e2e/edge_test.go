@@ -226,3 +226,15 @@ func TestEdgeDemoHoldsAndLeavesNothing(t *testing.T) {
 		t.Errorf("%s is left", dir)
 	}
 }
+
+func contextOf(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
+func mustRequest(ctx context.Context, url string) *http.Request {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		panic(err)
+	}
+	return req
+}

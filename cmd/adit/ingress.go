@@ -128,6 +128,10 @@ func (f ingressFlags) overlay(cfg *agent.Config) {
 	case "":
 	case "off":
 		cfg.Ingress.AccessLog.File = f.accessLog
+	case "json":
+		// Connections to the mesh are logged to the same place.
+		cfg.AccessLog.Format = f.accessLog
+		fallthrough
 	default:
 		cfg.Ingress.AccessLog.Format = f.accessLog
 	}

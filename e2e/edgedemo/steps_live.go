@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -76,7 +77,7 @@ func (l *load) count(ctx context.Context, n int) (map[string]int, error) {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pods, err
+	return maps.Clone(l.pods), err
 }
 
 // end waits for the last requests. It says how many there were, and why some failed.

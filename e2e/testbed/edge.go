@@ -121,12 +121,17 @@ func (e *Edge) Get(ctx context.Context, url string) ([]byte, error) {
 }
 
 // Metric is the sum of the series of that name that have all the given labels.
+// That there is none is an error.
 func (e *Edge) Metric(ctx context.Context, name string, labels map[string]string) (float64, error) {
 	body, err := e.Get(ctx, MetricsURL)
 	if err != nil {
 		return 0, err
 	}
-	return sumSeries(string(body), name, labels), nil
+	sum, found := sumSeries(string(body), name, labels)
+	if !found {
+		return 0, fmt.Errorf("%s: no series %s with %v", MetricsURL, name, labels)
+	}
+	return sum, nil
 }
 
 // Explain asks what would become of a request, and decodes the answer into v.
@@ -145,4 +150,12 @@ func (e *Edge) LogOffset() int64 { return size(e.AccessLog()) }
 // Logged waits for an access-log line after offset that match accepts.
 func (e *Edge) Logged(ctx context.Context, offset int64, match func(Entry) bool) (Entry, error) {
 	return awaitEntry(ctx, e.AccessLog(), offset, match)
+}
+
+// Stop asks it to drain, and waits for it.
+func (e *Edge) Stop() error {
+	if err := e.process.Stop(15 * time.Second); err != nil {
+		return fmt.Errorf("the edge: %w", err)
+	}
+	return nil
 }

@@ -109,25 +109,22 @@ func findSeries(page, name string, labels map[string]string) (value float64, fou
 }
 
 // sumSeries adds up all of them.
-func sumSeries(page, name string, labels map[string]string) (sum float64) {
+func sumSeries(page, name string, labels map[string]string) (sum float64, found bool) {
 	eachSeries(page, name, labels, func(v float64) bool {
-		sum += v
+		sum, found = sum+v, true
 		return true
 	})
-	return sum
+	return sum, found
 }
 
 func eachSeries(page, name string, labels map[string]string, yield func(float64) bool) {
 	for line := range strings.Lines(page) {
-		rest, ok := strings.CutPrefix(line, name+"{")
-		if !ok {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
 			continue
 		}
-		end := strings.LastIndexByte(rest, '}')
-		if end < 0 {
-			continue
-		}
-		has := parseLabels(rest[:end])
+		end := strings.LastIndexByte(rest, '}') // -1 where there are no labels
+		has := parseLabels(strings.TrimPrefix(rest[:max(end, 0)], "{"))
 		matches := true
 		for k, v := range labels {
 			matches = matches && has[k] == v

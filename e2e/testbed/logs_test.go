@@ -11,12 +11,19 @@ func TestFindSeriesReadsQuotedLabels(t *testing.T) {
 failed_total{source="a",odd="x,y=\"}\"",flag="DENY"} 3
 failed_total{source="b",odd="",flag="DENY"} 4
 failed_total_created{source="b",flag="DENY"} 9
+resident_bytes 12
 `
 	if v, ok := findSeries(page, "failed_total", map[string]string{"source": "b", "flag": "DENY"}); v != 4 || !ok {
 		t.Errorf("found %v, %v, want 4", v, ok)
 	}
 	if v, _ := findSeries(page, "failed_total", map[string]string{"odd": `x,y="}"`}); v != 3 {
 		t.Errorf("found %v, want the series whose label holds a comma, a quote and a brace", v)
+	}
+	if v, ok := findSeries(page, "resident_bytes", nil); v != 12 || !ok {
+		t.Errorf("found %v, %v of a series without labels, want 12", v, ok)
+	}
+	if v, ok := sumSeries(page, "failed_total", map[string]string{"flag": "DENY"}); v != 7 || !ok {
+		t.Errorf("found a sum of %v, %v, want 7", v, ok)
 	}
 	if v, ok := findSeries(page, "failed_total", map[string]string{"source": "c"}); v != 0 || ok {
 		t.Errorf("found %v, %v for a source that never failed", v, ok)
