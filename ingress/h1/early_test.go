@@ -183,3 +183,22 @@ func TestRequestError(t *testing.T) {
 		})
 	}
 }
+
+// The end of a body is told by Read, not by SpliceTo.
+func TestSpliceAfterTheEnd(t *testing.T) {
+	cc, p := connect(t, ClientOptions{})
+	go func() { p.head(); p.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }()
+	req := request(t, "GET", "")
+	req.Body = http.NoBody
+	resp, err := cc.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	if n, err := resp.Body.(Spliceable).SpliceTo(nil, spliceMin); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := resp.Body.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("Read ends with %v", err)
+	}
+}
