@@ -176,6 +176,29 @@ func (l *load) forgetLocked() {
 	}
 }
 
+// settle waits until things go well: until so many answers of each client have
+// come without a failure. It starts the count anew.
+func (l *load) settle(t *testing.T, answers int) {
+	t.Helper()
+	l.forget()
+	meshlab.Eventually(t, fmt.Sprintf("no request of %d fails", answers), func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for name, n := range l.tally {
+			if n.failed > 0 {
+				err := fmt.Errorf("%s: %s", name, n.last)
+				l.forgetLocked()
+				return err
+			}
+			if n.ok < answers {
+				return fmt.Errorf("%s: %s", name, n)
+			}
+		}
+		l.forgetLocked()
+		return nil
+	})
+}
+
 // pods are who has answered since forget, with how many answers.
 func (l *load) pods() map[string]int {
 	l.mu.Lock()

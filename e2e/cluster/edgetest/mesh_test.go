@@ -90,8 +90,7 @@ spec: {mtls: {mode: STRICT}}`)
 	t.Run("policy", func(t *testing.T) { edgeOnly(t, s, pods[0]) })
 
 	t.Run("rollout", func(t *testing.T) {
-		run.forget()
-		run.progress(t, 5)
+		run.settle(t, 20) // no agent is left that goes by the policies of before
 		meshlab.Kubectl(t, "-n", s.ns, "rollout", "restart", "deployment/shop")
 		meshlab.Available(t, s.ns, "shop")
 		run.progress(t, 10)

@@ -101,12 +101,13 @@ func restartedEdge(t *testing.T, s *shop) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each client has a connection of its own by then; its next request takes as long as the drain does.
+	// Each client has a connection of its own by then. Its next request takes longer than other nodes need to
+	// know that the pod stops, and less than the 15 s that a route gives it.
 	var under sync.WaitGroup
 	ready := make(chan struct{}, 100)
 	clients := 0
 	for _, v := range []version{h1, h2, h3} {
-		for i, path := range []string{"/?wait=6s", "/?last=6s", "/?wait=14s", "/?last=14s"} {
+		for i, path := range []string{"/?wait=6s", "/?last=6s", "/?wait=11s", "/?last=11s"} {
 			clients++
 			under.Go(func() {
 				c := s.client(v)
