@@ -18,7 +18,9 @@ const maxNamed = 1000
 type named struct {
 	*follower
 	all map[key]*namedOne
-	wg  sync.WaitGroup
+	// ending are those that were let go, and may not have said so yet.
+	ending map[key]<-chan struct{}
+	wg     sync.WaitGroup
 	// full says that there were more than maxNamed.
 	full bool
 }
@@ -26,14 +28,23 @@ type named struct {
 type namedOne struct {
 	state *kindState
 	stop  context.CancelFunc
+	done  chan struct{} // closed once it is gone from the inbox's point of view
 }
 
 // set makes want what is followed. What is not any more is gone from the inbox's
 // point of view.
 func (n *named) set(ctx context.Context, want map[key]bool) {
+	for k, done := range n.ending {
+		select {
+		case <-done:
+			delete(n.ending, k)
+		default:
+		}
+	}
 	for k, one := range n.all {
 		if !want[k] {
 			one.stop()
+			n.ending[k] = one.done
 			delete(n.all, k)
 		}
 	}
@@ -65,8 +76,15 @@ func (n *named) start(ctx context.Context, k key) {
 		kd.example, kd.convert = &corev1.ConfigMap{}, trimmed[*corev1.ConfigMap]
 		kd.from = typed(n.api, n.api.core, "configmaps", k.Namespace, field, func() *corev1.ConfigMapList { return &corev1.ConfigMapList{} })
 	}
-	n.all[k] = &namedOne{kd.state, stop}
+	one := &namedOne{kd.state, stop, make(chan struct{})}
+	before := n.ending[k]
+	delete(n.ending, k)
+	n.all[k] = one
 	n.wg.Go(func() {
+		defer close(one.done)
+		if before != nil {
+			<-before // or its end would be taken for the end of what is there again
+		}
 		n.follow(ctx, kd)
 		n.inbox.put(k, nil)
 	})

@@ -132,7 +132,7 @@ func New(cfg Config) (*Source, error) {
 	for i := range s.work.wake {
 		s.work.wake[i] = make(chan struct{}, 1)
 	}
-	s.named = &named{follower: &follower{api: a, log: s.log, inbox: s.inbox}, all: make(map[key]*namedOne)}
+	s.named = &named{follower: &follower{api: a, log: s.log, inbox: s.inbox}, all: make(map[key]*namedOne), ending: make(map[key]<-chan struct{})}
 	options := cfg.Gateway
 	options.Bind = s.index.bind
 	s.translator = gateway.New(options)
