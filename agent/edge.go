@@ -80,7 +80,11 @@ func (a *Agent) newEdge() (*edge, error) {
 	}
 	secret := e.sharedSecret()
 	e.dialer = a.proxy.Edge(e.self)
-	e.set = upstream.NewSet(upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, IDKey: secret, Logger: e.log})
+	reach := upstream.SetConfig{Dialer: e, Node: a.cfg.NodeName, IDKey: secret, Logger: e.log}
+	if e.kube != nil {
+		reach.Resolver = upstream.RemoteOnly(nil) // names are whosever may write an EndpointSlice
+	}
+	e.set = upstream.NewSet(reach)
 	e.proxy = edgeproxy.New(edgeproxy.Config{Set: e.set, Logger: e.log, Record: e.record, Begin: e.metric.Begin})
 	e.server, err = ingress.New(ingress.ServerConfig{
 		Backends: ingress.FromSet(e.set), Proxy: e.proxy, Logger: e.log, Events: edgeEvents(e.metric), DrainTimeout: a.cfg.DrainTimeout, Secret: secret,
@@ -212,6 +216,15 @@ func (e *edge) self() *mesh.Workload {
 
 // DialEndpoint implements upstream.Dialer.
 func (e *edge) DialEndpoint(ctx context.Context, src, dst netip.AddrPort) (upstream.Conn, error) {
+	if k := e.agent.kube; k != nil {
+		// Before all of the mesh is known, one of its workloads looks like any
+		// other address, and would be dialled in plaintext.
+		select {
+		case <-k.source.Synced():
+		case <-ctx.Done():
+			return upstream.Conn{}, fmt.Errorf("which addresses are of the mesh is not known yet: %w", context.Cause(ctx))
+		}
+	}
 	c, err := e.dialer.Dial(ctx, src, dst)
 	if err != nil || c.Peer.IsZero() {
 		return upstream.Conn{Conn: c.Conn}, err
