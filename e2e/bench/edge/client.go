@@ -65,16 +65,16 @@ func order[A, R any](arg json.RawMessage, do func(A) (R, error)) (any, error) {
 	return do(a)
 }
 
-// awaitOrder asks for / until the answer is 200.
+// awaitOrder asks for Path until the answer is 200.
 type awaitOrder struct {
-	Proto, Addr string
-	Patience    time.Duration
+	Proto, Addr, Path string
+	Patience          time.Duration
 }
 
 func await(o awaitOrder) (any, error) {
 	deadline := time.Now().Add(o.Patience)
 	for {
-		err := ask(o.Proto, o.Addr, "/")
+		err := ask(o.Proto, o.Addr, o.Path)
 		if err == nil {
 			return nil, nil
 		}

@@ -91,16 +91,18 @@ spec:
 func (p *proxy) caddyfile() string {
 	var routes strings.Builder
 	for _, prefix := range p.prefixes {
-		fmt.Fprintf(&routes, `	reverse_proxy %s* %s {
-		flush_interval 0
-		transport http {
-			keepalive_idle_conns 4096
-			keepalive_idle_conns_per_host 4096
-			compression off
+		fmt.Fprintf(&routes, `	handle %s* {
+		reverse_proxy %s {
+			transport http {
+				keepalive_idle_conns 4096
+				keepalive_idle_conns_per_host 4096
+				compression off
+			}
 		}
 	}
 `, prefix, p.backend)
 	}
+	routes.WriteString("\thandle {\n\t\trespond 404\n\t}\n")
 	return fmt.Sprintf(`{
 	admin %s
 	auto_https off

@@ -31,7 +31,7 @@ func (t *trial) gauge(after, d time.Duration) func() float64 {
 
 // warmUp is how long a load runs before it is measured: connections are made and caches filled.
 func (t *trial) warmUp(conns int) time.Duration {
-	return max(t.duration/3, time.Duration(conns)*time.Millisecond)
+	return max(t.duration/3, time.Duration(conns)*2*time.Millisecond)
 }
 
 // requests measures small requests.

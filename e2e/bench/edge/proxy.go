@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/adit-mesh/adit/e2e/bench/internal/proc"
@@ -135,9 +134,6 @@ func (p *proxy) start(f *fleet) (err error) {
 }
 
 func (p *proxy) await(ctx context.Context, f *fleet, proto string) error {
-	if !slices.Contains(p.prefixes, "/") {
-		return nil // it is asked for what it serves by whoever started it so
-	}
 	// In short steps, for a program that ends at once should be known at once.
 	var err error
 	for begun := time.Now(); time.Since(begun) < 15*time.Second; {
@@ -146,7 +142,7 @@ func (p *proxy) await(ctx context.Context, f *fleet, proto string) error {
 			return errors.New("it ended before it served")
 		default:
 		}
-		err = f.client.Call(ctx, "await", awaitOrder{Proto: proto, Addr: p.addr(proto), Patience: 500 * time.Millisecond}, nil)
+		err = f.client.Call(ctx, "await", awaitOrder{Proto: proto, Addr: p.addr(proto), Path: p.prefixes[0], Patience: 500 * time.Millisecond}, nil)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // routeChange adds routes one after the other, each in the way that the proxy documents: a file rewritten (adit watches it),
-// with SIGHUP for nginx, SIGUSR2 for HAProxy's master, and a POST of the new Caddyfile for Caddy. The median of five.
+// with SIGHUP for nginx, and a POST of the new Caddyfile for Caddy. The median of five.
 func routeChange(t *trial) (results, error) {
 	var took []float64
 	p := t.proxy
@@ -24,9 +24,7 @@ func routeChange(t *trial) (results, error) {
 			o.Post = "http://" + p.admin + "/load"
 		case pathNginx:
 			o.Signal = int(syscall.SIGHUP)
-		case pathHAProxy:
-			o.Signal = int(syscall.SIGUSR2)
-		}
+			}
 		var r changeResult
 		if err := t.fleet.client.Call(t.ctx, "change", o, &r); err != nil {
 			return nil, err
