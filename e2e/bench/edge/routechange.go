@@ -24,7 +24,7 @@ func routeChange(t *trial) (results, error) {
 			o.Post = "http://" + p.admin + "/load"
 		case pathNginx:
 			o.Signal = int(syscall.SIGHUP)
-			}
+		}
 		var r changeResult
 		if err := t.fleet.client.Call(t.ctx, "change", o, &r); err != nil {
 			return nil, err
