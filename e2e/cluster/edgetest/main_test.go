@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"github.com/adit-mesh/adit/e2e/cluster"
 	"github.com/adit-mesh/adit/e2e/cluster/meshlab"
 )
 
@@ -26,5 +25,3 @@ func prepare(ctx context.Context) error {
 	}
 	return balance(ctx)
 }
-
-func node(name string) *cluster.Node { return meshlab.Cluster().Node(name) }
