@@ -48,13 +48,10 @@ func (n *named) set(ctx context.Context, want map[key]bool) {
 			delete(n.all, k)
 		}
 	}
-	full := false
+	full := len(want) >= maxNamed // the rest has been left out
 	for k := range want {
 		if n.all[k] != nil {
 			continue
-		}
-		if full = len(n.all) >= maxNamed; full {
-			break
 		}
 		n.start(ctx, k)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -115,11 +116,35 @@ func (s *Source) takeSecret(k key, o object) (moved bool) {
 // wantNamed are the objects to be followed by their names: those that something
 // refers to, and that do not come by their type.
 func (s *Source) wantNamed() map[key]bool {
-	want := make(map[key]bool)
-	for _, refs := range s.refs {
+	by := make(map[string][]key)
+	for who, refs := range s.refs {
 		for _, k := range refs {
 			if k.kind != "Secret" || s.secrets[k.NamespacedName].byType == nil {
-				want[k] = true
+				by[who.Namespace] = append(by[who.Namespace], k)
+			}
+		}
+	}
+	return fairly(by, maxNamed)
+}
+
+// fairly takes at most so many keys, the same share of each namespace that refers
+// to some: one that refers to thousands shall not take what another needs. The choice is the
+// same each time, so what is followed stays.
+func fairly(by map[string][]key, most int) map[key]bool {
+	want := make(map[key]bool)
+	for n, refs := range by {
+		slices.SortFunc(refs, func(a, b key) int { return strings.Compare(a.String(), b.String()) })
+		by[n] = slices.Compact(refs)
+	}
+	namespaces := slices.Sorted(maps.Keys(by))
+	for i, more := 0, true; more; i++ {
+		more = false
+		for _, n := range namespaces {
+			if refs := by[n]; i < len(refs) {
+				if len(want) == most {
+					return want
+				}
+				want[refs[i]], more = true, true
 			}
 		}
 	}
