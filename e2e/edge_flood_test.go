@@ -73,8 +73,7 @@ func TestEdgeBoundsWhatClientsCost(t *testing.T) {
 
 	// They begin first, as their time is the longest: a header has 10 s from its
 	// first byte, and a handshake 10 s.
-	const slow = 150
-	begun := time.Now()
+	const slow = 60
 	var lorises []net.Conn
 	for i := range slow {
 		var c net.Conn
@@ -102,12 +101,14 @@ func TestEdgeBoundsWhatClientsCost(t *testing.T) {
 	t.Run("idle connections", b.idleConnections)
 	t.Run("slow headers", func(t *testing.T) {
 		b.serves(t, "beside slow headers")
+		// However long this has taken, their time is soon over.
+		deadline := time.Now().Add(time.Minute)
 		var ended sync.WaitGroup
 		for i, c := range lorises {
 			ended.Go(func() {
-				_ = c.SetReadDeadline(begun.Add(60 * time.Second))
+				_ = c.SetReadDeadline(deadline)
 				if _, err := io.Copy(io.Discard, c); isTimeout(err) {
-					t.Errorf("slow client %d is still there a minute later", i)
+					t.Errorf("slow client %d is still there after a minute", i)
 				}
 			})
 		}
@@ -196,7 +197,7 @@ func requestHeader(path string) []byte {
 // rapidResets opens streams and resets them at once, without end (CVE-2023-44487).
 func (b *border) rapidResets(t *testing.T) {
 	mark := b.edge.LogOffset()
-	const connections = 4
+	const connections = 2
 	for range connections {
 		c := b.dialEdgeTLS(t, "h2")
 		_ = c.SetDeadline(time.Now().Add(patience))
@@ -237,7 +238,7 @@ func (b *border) rapidResets(t *testing.T) {
 
 // idleConnections holds many connections that say nothing.
 func (b *border) idleConnections(t *testing.T) {
-	const many = 1500
+	const many = 600
 	before, err := b.edge.Metric(t.Context(), "process_resident_memory_bytes", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -72,10 +72,11 @@ func (o *where) whyRequest(cmd *cobra.Command, url string, q request) error {
 			return err
 		}
 	} else {
-		report.Route(out, answer)
+		width, _ := terminal(out)
+		report.Route(out, width, answer)
 	}
 	for _, p := range answer.Ports {
-		if p.Rule != nil || p.TLS != nil && p.TLS.Stream != nil {
+		if p.Rule != nil || p.Stream != nil || p.TLS != nil && p.TLS.Stream != nil {
 			return nil
 		}
 	}

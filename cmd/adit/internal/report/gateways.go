@@ -14,30 +14,35 @@ import (
 func Gateways(w io.Writer, width int, pods []From[agent.EdgeStatus]) {
 	var rows [][]string
 	for _, p := range pods {
-		if p.Err != nil {
-			rows = append(rows, []string{p.title(), "", "", "", "", "", "", "", "no answer: " + p.Err.Error()})
-			continue
+		if p.Err == nil {
+			rows = append(rows, gatewayRows(p)...)
 		}
-		rows = append(rows, gatewayRows(p)...)
 	}
-	table(w, width, []column{
-		{title: "POD", min: 10, optional: 1}, {title: "GATEWAY", min: 12}, {title: "LISTENER", min: 8}, {title: "HOST", min: 8}, {title: "PORT", right: true},
-		{title: "BIND", min: 8, optional: 2}, {title: "HTTP3"}, {title: "RULES", right: true}, {title: "STATE", min: 12, prose: true},
-	}, rows)
-	notGood(w, pods)
+	pod := column{title: "POD", min: 10}
+	if len(pods) == 1 {
+		pod.optional = 1
+	}
+	if len(rows) > 0 {
+		table(w, width, []column{
+			pod, {title: "GATEWAY", min: 12}, {title: "LISTENER", min: 8}, {title: "HOST", min: 8}, {title: "PORT", right: true},
+			{title: "BIND", min: 8, optional: 2}, {title: "HTTP3"}, {title: "RULES", right: true}, {title: "STATE", min: 12, prose: true},
+		}, rows)
+	}
+	notGood(w, width, pods)
 	for _, p := range pods {
 		if p.Err != nil || len(p.Value.Problems) == 0 {
 			continue
 		}
 		fmt.Fprintf(w, "\n%s could not read all of %s:\n", p.title(), p.Value.Source)
 		for _, problem := range p.Value.Problems {
-			fmt.Fprintf(w, "  %s\n", problem)
+			paragraph(w, width, "  ", "    ", problem)
 		}
 	}
+	Silent(w, width, pods)
 }
 
 // notGood writes the conditions that somebody has to mend, once each.
-func notGood(w io.Writer, pods []From[agent.EdgeStatus]) {
+func notGood(w io.Writer, width int, pods []From[agent.EdgeStatus]) {
 	seen := make(map[agent.EdgeCondition]bool)
 	for _, p := range pods {
 		for _, c := range p.Value.Conditions {
@@ -48,7 +53,7 @@ func notGood(w io.Writer, pods []From[agent.EdgeStatus]) {
 				fmt.Fprintln(w, "\nNot as it should be:")
 			}
 			seen[c] = true
-			fmt.Fprintf(w, "  %s\n", c)
+			paragraph(w, width, "  ", "    ", c.String())
 		}
 	}
 }
@@ -85,84 +90,111 @@ func gatewayRows(p From[agent.EdgeStatus]) [][]string {
 }
 
 // Route writes what would become of a request.
-func Route(w io.Writer, a *ingress.Answer) {
+func Route(w io.Writer, width int, a *ingress.Answer) {
 	if a.Problem != "" {
-		fmt.Fprintln(w, a.Problem)
+		paragraph(w, width, "", "", a.Problem)
 	}
-	for i, p := range a.Ports {
-		if i > 0 {
+	for i, at := range a.Ports {
+		if i > 0 || a.Problem != "" {
 			fmt.Fprintln(w)
 		}
-		routeAt(w, p)
+		p := routePrinter{w, width}
+		p.port(at)
 	}
 }
 
-func routeAt(w io.Writer, p ingress.PortAnswer) {
-	line := func(what, format string, args ...any) {
-		fmt.Fprintf(w, "%-12s %s\n", what, fmt.Sprintf(format, args...))
+// routePrinter writes lines that begin with what they are about.
+type routePrinter struct {
+	w     io.Writer
+	width int
+}
+
+func (p *routePrinter) line(what, format string, args ...any) {
+	const column = 13
+	paragraph(p.w, p.width, fmt.Sprintf("%-*s", column, what), strings.Repeat(" ", column), fmt.Sprintf(format, args...))
+}
+
+func (p *routePrinter) port(a ingress.PortAnswer) {
+	p.line("Gateway", "%s, port %d, at %s on the pod", a.Gateway, a.Port, a.Bind)
+	if a.Socket != "" {
+		p.line("Socket", "not open: %s", a.Socket)
 	}
-	line("Gateway", "%s, port %d, at %s on the pod", p.Gateway, p.Port, p.Bind)
-	if p.Socket != "" {
-		line("Socket", "not open: %s", p.Socket)
+	if a.TLS != nil {
+		p.tls(a.TLS)
 	}
-	if p.TLS != nil {
-		line("TLS", "%s", p.TLS.Outcome)
-		if c := p.TLS.Certificate; c != nil {
-			problem := ""
-			if c.Problem != "" {
-				problem = "; " + c.Problem
-			}
-			line("Certificate", "%s (%s), until %s%s", c.Subject, strings.Join(c.Names, ", "), c.NotAfter.UTC().Format("2006-01-02 15:04"), problem)
-		}
-		if p.TLS.Clients != "" {
-			line("Clients", "%s", p.TLS.Clients)
-		}
-		if s := p.TLS.Stream; s != nil {
-			line("Route", "%s", s.Route)
-			backends(w, s.Backends)
-		}
+	p.stream(a.Stream)
+	if a.AltSvc != "" {
+		p.line("HTTP/3", "alt-svc: %s", a.AltSvc)
 	}
-	if p.AltSvc != "" {
-		line("HTTP/3", "alt-svc: %s", p.AltSvc)
+	if l := a.Listener; l != nil {
+		p.line("Listener", "%s %s, for %s", l.Owner, l.Name, anyHost(l.Hostname))
 	}
-	if l := p.Listener; l != nil {
-		line("Listener", "%s %s, for %s", l.Owner, l.Name, anyHost(l.Hostname))
+	if a.Status != 0 {
+		p.line("Answer", "%d: %s", a.Status, a.Reason)
 	}
-	if p.Status != 0 {
-		line("Answer", "%d: %s", p.Status, p.Reason)
+	if a.Rule != nil {
+		p.rule(a.Rule)
 	}
-	if r := p.Rule; r != nil {
-		name := ""
-		if r.Name != "" {
-			name = " (" + r.Name + ")"
-		}
-		line("Route", "%s, rule %d%s", r.Route, r.Rule, name)
-		line("Match", "%s, host %s", r.Match, anyHost(r.Host))
-		for _, f := range r.Filters {
-			line("Filter", "%s", f)
-		}
-		if r.Timeouts != "" {
-			line("Timeouts", "%s", r.Timeouts)
-		}
-		if r.Retry != "" {
-			line("Retry", "%s", r.Retry)
-		}
-		backends(w, r.Backends)
-	}
-	for _, o := range p.Others {
+	for _, o := range a.Others {
 		what := fmt.Sprintf("%s, rule %d: %s, host %s", o.Route, o.Rule, o.Match, anyHost(o.Host))
 		switch {
 		case o.Never != "":
-			line("Shadowed", "%s; %s takes every request from it", what, o.Never)
+			p.line("Shadowed", "%s; %s takes every request from it", what, o.Never)
 		case o.Matches:
-			line("Comes after", "%s", what)
+			p.line("Comes after", "%s", what)
 		default:
-			line("Not for it", "%s; %s", what, strings.Join(o.Failed, "; "))
+			p.line("Not for it", "%s; %s", what, strings.Join(o.Failed, "; "))
 		}
 	}
 }
 
-func backends(w io.Writer, list []ingress.BackendAnswer) {
+func (p *routePrinter) tls(t *ingress.TLSAnswer) {
+	p.line("TLS", "%s", t.Outcome)
+	if c := t.Certificate; c != nil {
+		who := strings.Join(c.Names, ", ")
+		if c.Subject != "" {
+			who = fmt.Sprintf("%s (%s)", c.Subject, who)
+		}
+		problem := ""
+		if c.Problem != "" {
+			problem = "; " + c.Problem
+		}
+		p.line("Certificate", "%s, until %s%s", who, c.NotAfter.UTC().Format("2006-01-02 15:04"), problem)
+	}
+	if t.Clients != "" {
+		p.line("Clients", "%s", t.Clients)
+	}
+	p.stream(t.Stream)
+}
+
+// stream is the route of a connection that is carried as it is; nil is none.
+func (p *routePrinter) stream(s *ingress.StreamAnswer) {
+	if s != nil {
+		p.line("Route", "%s", s.Route)
+		p.backends(s.Backends)
+	}
+}
+
+func (p *routePrinter) rule(r *ingress.RuleAnswer) {
+	name := ""
+	if r.Name != "" {
+		name = " (" + r.Name + ")"
+	}
+	p.line("Route", "%s, rule %d%s", r.Route, r.Rule, name)
+	p.line("Match", "%s, host %s", r.Match, anyHost(r.Host))
+	for _, f := range r.Filters {
+		p.line("Filter", "%s", f)
+	}
+	if r.Timeouts != "" {
+		p.line("Timeouts", "%s", r.Timeouts)
+	}
+	if r.Retry != "" {
+		p.line("Retry", "%s", r.Retry)
+	}
+	p.backends(r.Backends)
+}
+
+func (p *routePrinter) backends(list []ingress.BackendAnswer) {
 	total := int32(0)
 	for _, b := range list {
 		total += b.Weight
@@ -179,9 +211,9 @@ func backends(w io.Writer, list []ingress.BackendAnswer) {
 		if total > 0 && len(list) > 1 {
 			share = fmt.Sprintf(" %d%%", 100*int(b.Weight)/int(total))
 		}
-		fmt.Fprintf(w, "%-12s %s%s: %s\n", "Backend", b.Cluster, share, where)
+		p.line("Backend", "%s%s: %s", b.Cluster, share, where)
 		for _, f := range b.Filters {
-			fmt.Fprintf(w, "%-12s   %s\n", "", f)
+			p.line("", "%s", f)
 		}
 	}
 }
