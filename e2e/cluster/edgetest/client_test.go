@@ -92,7 +92,7 @@ func dialQUIC(ctx context.Context, addr string, config *tls.Config, qc *quic.Con
 	if err != nil {
 		return nil, err
 	}
-	socket, err := meshlab.Cluster().Outside().ListenPacket("udp", ":0")
+	socket, err := freshSocket()
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +106,22 @@ func dialQUIC(ctx context.Context, addr string, config *tls.Config, qc *quic.Con
 	// Its last packet is sent after its context ends.
 	context.AfterFunc(conn.Context(), func() { time.AfterFunc(100*time.Millisecond, end) })
 	return conn, nil
+}
+
+var socketPort atomic.Uint32 // how many have been tried
+
+// freshSocket has a port that no other had before it, as far as there are ports.
+// A node knows a UDP flow by its ports for two minutes after its last packet, so a
+// port used again goes where the one before it went: to a pod that drains, perhaps,
+// and refuses new connections. One client seldom makes so many that this happens.
+func freshSocket() (c net.PacketConn, err error) {
+	for range 100 {
+		port := 10000 + socketPort.Add(1)%50000
+		if c, err = meshlab.Cluster().Outside().ListenPacket("udp", fmt.Sprintf(":%d", port)); err == nil {
+			return c, nil
+		}
+	}
+	return nil, err
 }
 
 // answer is what came back, and what the backend saw.
