@@ -56,7 +56,7 @@ func (f *follower) reflect(ctx context.Context, k *kind, into *tracker) {
 	n := &noted{listWatch: k.from, state: k.state}
 	n.onError = func(err error) {
 		// Permissions that are missing take down what they are for, and no more.
-		if apierrors.IsForbidden(err) {
+		if apierrors.IsForbidden(err) && !k.protects() {
 			k.state.giveUp()
 		}
 		if k.installed != nil && apierrors.IsNotFound(err) {
@@ -86,7 +86,7 @@ func (f *follower) awaitInstalled(ctx context.Context, k *kind, into *tracker) b
 			return false
 		case err != nil:
 			k.state.asked(fmt.Errorf("asking which kinds there are: %w", err))
-			if apierrors.IsForbidden(err) {
+			if apierrors.IsForbidden(err) && !k.protects() {
 				k.state.giveUp()
 			}
 		case there:

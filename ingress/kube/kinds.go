@@ -34,6 +34,10 @@ type kind struct {
 	installed *schema.GroupVersionResource
 }
 
+// protects says that not to know the objects of this kind would be to send in
+// plaintext what they want in TLS. Nothing is served before they can be read.
+func (k *kind) protects() bool { return k.name == "BackendTLSPolicy" }
+
 // custom are the kinds of Gateway API and of Envoy Gateway.
 var custom = []struct {
 	kind     string
