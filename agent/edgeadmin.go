@@ -106,7 +106,7 @@ func (a *Agent) registerEdge(mux *http.ServeMux) {
 	with := func(serve func(http.ResponseWriter, *http.Request, *edge)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if a.edge == nil {
-				http.Error(w, "this agent has no ingress", http.StatusNotFound)
+				http.Error(w, "this agent has no ingress", http.StatusNotImplemented)
 				return
 			}
 			serve(w, r, a.edge)

@@ -94,7 +94,7 @@ spec:
 		"no such port":          {[]string{"https://www.example.com:8443/"}, 3, []string{"8443"}},
 		"no URL":                {[]string{"https://"}, 3, nil},
 		"a flag of a request":   {[]string{"default/a", "default/b:80", "-X", "POST"}, 2, []string{"-X"}},
-		"a header that is none": {[]string{"https://www.example.com/", "-H", "env"}, 1, []string{"NAME: VALUE"}},
+		"a header that is none": {[]string{"https://www.example.com/", "-H", "env"}, 2, []string{"NAME: VALUE"}},
 	} {
 		out, said, code := adit(t, b.Edge, append([]string{"why"}, tt.args...)...)
 		for _, s := range tt.says {

@@ -56,6 +56,11 @@ func (*noRuleError) Error() string { return "no rule is for this request" }
 // whyRequest explains a request to the edge. All of its pods have the same
 // configuration, so the first that answers will do.
 func (o *where) whyRequest(cmd *cobra.Command, url string, q request) error {
+	for _, h := range q.header {
+		if name, _, ok := strings.Cut(h, ":"); !ok || strings.TrimSpace(name) == "" {
+			return &usageError{fmt.Errorf("-H %q: want NAME: VALUE", h)}
+		}
+	}
 	o.options.Edge = true
 	agents, done, err := o.find(cmd)
 	if err != nil {
