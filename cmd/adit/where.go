@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -134,14 +133,4 @@ func envColumns() int {
 		return 0
 	}
 	return columns
-}
-
-// exactArgs refuses any other number of arguments, and says what they are.
-func exactArgs(n int, usage string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
-			return &usageError{errors.New(usage + "; see " + cmd.CommandPath() + " --help")}
-		}
-		return nil
-	}
 }

@@ -1,5 +1,7 @@
 package edgeclient
 
+//lint:file-ignore SA1019 a client that others bring; extended CONNECT takes its connections
+
 import (
 	"context"
 	"crypto/tls"
