@@ -10,19 +10,12 @@ import (
 	"github.com/adit-mesh/adit/e2e/cluster/meshlab"
 )
 
-// TestUninstall is the last one by the name of its file: it needs no pod, which
-// schedulers are slow to give after an outage. It wants nothing of the edge to be
+// TestUninstall is the last one by the name of its file: what it needs is there
+// already, as controllers are slow for a minute after an outage. It wants nothing of the edge to be
 // left but what belongs to Gateways, and that to go with them.
 func TestUninstall(t *testing.T) {
-	ns := meshlab.Namespace(t, false)
-	meshlab.Apply(t, ns, `
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: left}
-spec:
-  gatewayClassName: adit
-  listeners: [{name: http, protocol: HTTP, port: 80}]`)
-	addressOf(t, ns, "left")
+	quickstart(t)
+	addressOf(t, "default", "eg")
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	if meshlab.Kept() {
@@ -48,6 +41,6 @@ spec:
 		"clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,gatewayclasses",
 		"app.kubernetes.io/part-of=adit,adit-mesh.github.io/role!=alias")
 	wantNone("its namespace is gone", "namespaces", "kubernetes.io/metadata.name="+meshlab.System)
-	meshlab.Kubectl(t, "-n", ns, "delete", "gateway", "left")
-	wantNone("what belonged to a Gateway went with it", "services", "gateway.networking.k8s.io/gateway-namespace="+ns)
+	meshlab.Kubectl(t, "delete", "gateway", "eg")
+	wantNone("what belonged to a Gateway went with it", "services", "gateway.networking.k8s.io/gateway-name=eg")
 }
