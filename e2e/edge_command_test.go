@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,13 +41,17 @@ func adit(t *testing.T, ns *lab.Namespace, args ...string) (stdout, stderr strin
 // What is wrong is said before anything runs, with the file and the field.
 func TestIngressRefusesWhatItCannotServe(t *testing.T) {
 	b := newBorder(t)
+	notes := filepath.Join(b.files.Dir, "notes.txt")
+	if err := os.WriteFile(notes, []byte("not a configuration\x00\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for why, tt := range map[string]struct {
 		args []string
 		says string
 	}{
 		"no configuration":         {[]string{"ingress"}, "--config"},
 		"no such directory":        {[]string{"ingress", "--config", b.files.Dir + "/nowhere"}, "there is no such directory or file"},
-		"a file of no agent":       {[]string{"ingress", "--config", mustBinary(t)}, ""},
+		"a file of no agent":       {[]string{"ingress", "--config", notes}, "notes.txt"},
 		"an argument too many":     {[]string{"ingress", "--config", b.edge.Dir(), "x"}, "x"},
 		"no such mesh file":        {[]string{"ingress", "--config", b.edge.Dir(), "--mesh", b.files.Dir + "/nowhere"}, "nowhere"},
 		"an identity that is none": {[]string{"ingress", "--config", b.edge.Dir(), "--identity", "web", "--check"}, "identity"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -206,6 +207,15 @@ func TestEndpointJoinsTheMesh(t *testing.T) {
 	b := newBorder(t)
 	b.simple(t)
 	b.world(t, "")
+	// The edge learns of it last, as in Kubernetes, where the agent says when it has
+	// taken a pod in.
+	b.edge.World = filepath.Join(b.files.Dir, "edge-world.yaml")
+	tell := func(pods ...*testbed.Pod) {
+		if err := testbed.Replace(b.edge.World, b.World("", pods...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell()
 	app(t, b.Web, testbed.Echo("web"))
 	b.runAgent(t)
 	b.run(t)
@@ -245,7 +255,16 @@ func TestEndpointJoinsTheMesh(t *testing.T) {
 			}
 		})
 	}
-	b.world(t, testbed.OnlyEdge, b.Web)
+	b.world(t, "", b.Web)
+	eventually(t, func() error {
+		for _, line := range testbed.LastLines(b.files.Log(b.Node), 20) {
+			if strings.Contains(line, "pod is captured") {
+				return nil
+			}
+		}
+		return errors.New("the agent has not captured the pod")
+	})
+	tell(b.Web)
 	c := b.client(t, edgeclient.HTTP2)
 	eventually(t, func() error {
 		s, _, err := seen(t.Context(), c, "https://www.example.com/")
@@ -254,6 +273,7 @@ func TestEndpointJoinsTheMesh(t *testing.T) {
 		}
 		return err
 	})
+	b.world(t, testbed.OnlyEdge, b.Web)
 	stop()
 	load.Wait()
 	if w, err = evidence.NewWatch(b.Edge, "eth1"); err != nil {
@@ -265,5 +285,10 @@ func TestEndpointJoinsTheMesh(t *testing.T) {
 	}
 	if e.Exposed+e.Streams+e.Plain+e.NotTLS > 0 || e.Records == 0 {
 		t.Errorf("a pod that has joined the mesh is reached by %+v, want nothing but the tunnel", e)
+		for _, f := range w.Sniffer.Frames() {
+			if s, ok := f.Segment(); ok && len(s.Payload) > 0 && s.Src.Port() != evidence.HBONEPort && s.Dst.Port() != evidence.HBONEPort {
+				t.Logf("%s > %s, sequence number %d: %.300q", s.Src, s.Dst, s.Seq, s.Payload)
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,6 +20,8 @@ type Edge struct {
 	Binary string
 	NS     *lab.Namespace
 	Files  Files
+	// World is its mesh file. "" = that of the agents, if there is one.
+	World string
 	// ConfigFile is a configuration file that says all of it. "" = the directory,
 	// with flags.
 	ConfigFile string
@@ -54,15 +57,16 @@ func Replace(path, content string) error {
 	return os.Rename(next, path)
 }
 
-// Args is the command line, behind the program's name. It is in the mesh if the
+// Args is the command line, behind the program's name. It knows of a mesh if the
 // mesh file exists.
 func (e *Edge) Args(more ...string) []string {
 	if e.ConfigFile != "" {
 		return append([]string{"ingress", "--config", e.ConfigFile}, more...)
 	}
 	args := []string{"ingress", "--config", e.Dir(), "--access-log", "json"}
-	if _, err := os.Stat(e.Files.World()); err == nil {
-		args = append(args, "--mesh", e.Files.World(), "--ca-dir", e.Files.CA())
+	world := cmp.Or(e.World, e.Files.World())
+	if _, err := os.Stat(world); err == nil {
+		args = append(args, "--mesh", world, "--ca-dir", e.Files.CA())
 	}
 	return append(args, more...)
 }
