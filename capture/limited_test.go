@@ -74,9 +74,7 @@ func (w *world) limited(caps []int, args ...string) string {
 	cmd.Args[0] = limitedName
 	cmd.Stdout, cmd.Stderr = &out, &out
 	started := make(chan error)
-	go func() {
-		// What is left of this thread must run nothing else: it stays locked and ends here.
-		runtime.LockOSThread()
+	onThreadThatEnds(func() {
 		started <- func() error {
 			ns, err := os.Open(w.node.Path())
 			if err != nil {
@@ -99,10 +97,31 @@ func (w *world) limited(caps []int, args ...string) string {
 			}
 			return cmd.Start()
 		}()
-	}()
+	})
 	w.must(<-started)
 	_ = cmd.Wait()
 	return strings.TrimSpace(out.String())
+}
+
+// onThreadThatEnds runs f on a thread that runs nothing else afterwards: it stays
+// locked, and ends with its goroutine. The main thread cannot end, and would stay
+// where f has left it; while it is held here, another one is sure to be taken.
+func onThreadThatEnds(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			defer close(done)
+			f()
+		}()
+		<-done
+	}()
 }
 
 // What an agent's container must be allowed, and what the agent says where it is not.
