@@ -23,6 +23,10 @@ func away(t *testing.T, err error) (*tracedSource, *identity.Manager) {
 		time.Sleep(next + time.Second) // now the pause is about 150 s, all of it ahead
 		synctest.Wait()
 	}
+	if asked := source.times(); time.Since(asked[len(asked)-1]) < 10*time.Second {
+		time.Sleep(10 * time.Second) // what was heard last is old
+		synctest.Wait()
+	}
 	return source, m
 }
 

@@ -223,7 +223,7 @@ func TestIdleMemory(t *testing.T) {
 		c := peers[i].c
 		peers[i] = &peer{c: c} // forget what the client itself holds
 	}
-	if per := (heap() - before) / conns; per > 16<<10 {
+	if per := (heap() - before) / conns; per > 32<<10 {
 		t.Errorf("an idle connection holds %d bytes", per)
 	} else {
 		t.Logf("an idle connection holds %d bytes, the client's end included", per)
