@@ -53,7 +53,7 @@ type loadRun struct {
 	workers   sync.WaitGroup
 
 	received atomic.Int64 // bytes of kindDown
-	sent     atomic.Int64 // bytes of kindUp
+	sent     atomic.Int64 // bytes of kindUp and kindStallUp
 	ops      atomic.Int64 // pings and connects
 
 	// Connections that stop has to end, because no worker does. Only the control loop touches these.
@@ -179,7 +179,7 @@ func (c *loadClient) startLoad(target string, l load) error {
 			run.idle = append(run.idle, conn)
 		case kindStallUp:
 			run.stalled = append(run.stalled, conn)
-			run.workers.Go(func() { writePattern(conn, new(atomic.Int64), run.stopping.Load) })
+			run.workers.Go(func() { writePattern(conn, &run.sent, run.stopping.Load) })
 		case kindStallDown:
 			run.stalled = append(run.stalled, conn)
 		default:

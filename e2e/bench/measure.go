@@ -209,9 +209,7 @@ func stalled(kind string) func(*trial) (results, error) {
 		if err := t.start(load{Kind: kind, Count: 64}); err != nil {
 			return nil, err
 		}
-		// Full buffers come soon; what follows is silence. A fixed time is no synchronisation here: windows that still
-		// fill merely make the figure worse.
-		if err := sleep(t.ctx, time.Second); err != nil {
+		if err := t.full(); err != nil {
 			return nil, err
 		}
 		begin, end, err = t.record()
@@ -237,6 +235,44 @@ func stalled(kind string) func(*trial) (results, error) {
 		}
 		return m, nil
 	}
+}
+
+const (
+	fillStep  = 500 * time.Millisecond // two without a chunk from any stream: the buffers are full
+	fillLimit = 20 * time.Second
+)
+
+// full waits until the stalled streams have filled every buffer on their way, which a slow or busy machine takes seconds for.
+// Streams that never stop merely make the figure worse, and a note says so.
+func (t *trial) full() error {
+	moved := func() (n int64, err error) {
+		var client clientMark
+		var server counters
+		err = errors.Join(t.client.Call(t.ctx, "mark", nil, &client), t.server.Call(t.ctx, "mark", nil, &server))
+		return client.Sent + server.Sent, err
+	}
+	before, err := moved()
+	if err != nil {
+		return err
+	}
+	for quiet, begun := 0, time.Now(); quiet < 2; {
+		if time.Since(begun) > fillLimit {
+			t.note("%s: stalled streams still moved after %v", t.path.name, fillLimit)
+			return nil
+		}
+		if err := sleep(t.ctx, fillStep); err != nil {
+			return err
+		}
+		now, err := moved()
+		if err != nil {
+			return err
+		}
+		quiet++
+		if now != before {
+			before, quiet = now, 0
+		}
+	}
+	return nil
 }
 
 func rate(begin, end reading) float64 {
