@@ -23,10 +23,11 @@ import (
 type endless struct {
 	http.Handler
 	gone chan string // the path of each answer that was given up
+	here chan string // the path of each upload that has begun
 }
 
 func newEndless(pod string) *endless {
-	e := &endless{gone: make(chan string, 64)}
+	e := &endless{gone: make(chan string, 64), here: make(chan string, 64)}
 	mux := http.NewServeMux()
 	mux.Handle("/", testbed.Echo(pod))
 	mux.HandleFunc("/endless/", func(w http.ResponseWriter, r *http.Request) {
@@ -39,6 +40,7 @@ func newEndless(pod string) *endless {
 		e.gone <- r.URL.Path
 	})
 	mux.HandleFunc("/swallow/", func(w http.ResponseWriter, r *http.Request) {
+		e.here <- r.URL.Path
 		_, err := io.Copy(io.Discard, r.Body)
 		e.gone <- fmt.Sprintf("%s %v", r.URL.Path, err != nil)
 	})
@@ -140,6 +142,12 @@ func TestAbortedClientEndsItsRequestAtThePod(t *testing.T) {
 		}()
 		if _, err := pw.Write(make([]byte, 100_000)); err != nil {
 			t.Fatal(err)
+		}
+		// What a reset overtakes never arrives, the request's header included.
+		select {
+		case <-app.here:
+		case <-time.After(patience):
+			t.Fatalf("%s: the upload has not reached the pod", v)
 		}
 		abort()
 		_ = pw.CloseWithError(context.Canceled)
