@@ -57,7 +57,8 @@ func (c *tally) String() string {
 }
 
 // start runs traffic until stop, or the test's end. It returns once every client
-// has had an answer.
+// has had answers, and no failure among them: that a new Deployment is available is
+// known before who its endpoints are.
 func (tr traffic) start(t *testing.T) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,7 +80,7 @@ func (tr traffic) start(t *testing.T) *load {
 			l.clients.Go(func() { l.ask(ctx, tr, name, v, fresh) })
 		}
 	}
-	l.progress(t, 3)
+	l.settle(t, 3)
 	return l
 }
 
