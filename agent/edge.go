@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -250,9 +251,11 @@ func (e *edge) start(soft, hard context.Context, traffic, supports *group) {
 const endpointsGone = 5 * time.Second
 
 func (e *edge) serve(soft context.Context) error {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	serving, drain := context.WithCancel(context.WithoutCancel(soft))
 	defer drain()
-	go func() {
+	waiting.Go(func() {
 		select {
 		case <-soft.Done():
 		case <-serving.Done():
@@ -265,7 +268,7 @@ func (e *edge) serve(soft context.Context) error {
 			}
 		}
 		drain()
-	}()
+	})
 	err := e.server.Run(serving)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(soft), time.Second)
 	defer cancel()
